@@ -1,0 +1,2 @@
+//! The REST surface that E2B clients speak.
+#![forbid(unsafe_code)]

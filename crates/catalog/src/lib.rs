@@ -1,0 +1,2 @@
+//! Teams, API keys and templates, durably.
+#![forbid(unsafe_code)]

@@ -1,0 +1,4 @@
+//! The one binary: server, supervisor and the tools around them.
+#![forbid(unsafe_code)]
+
+fn main() {}

@@ -1,0 +1,2 @@
+//! Protocol of the guest daemon, generated from the descriptions in proto/.
+#![forbid(unsafe_code)]

@@ -1,0 +1,4 @@
+//! The daemon inside every sandbox: processes, files, health.
+#![forbid(unsafe_code)]
+
+fn main() {}

@@ -1,0 +1,110 @@
+//! What a sandbox is asked to be, and what is known of it while it lives.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::{BuildId, MiB, SandboxId, Secret, TeamId, TemplateId, VcpuCount};
+
+/// The machine a sandbox gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shape {
+    /// Virtual processors.
+    pub vcpus: VcpuCount,
+    /// Guest memory.
+    pub memory: MiB,
+    /// Size of the root disk.
+    pub disk: MiB,
+}
+
+/// What a sandbox may reach. The seam for the policy engine: more fields come, the default stays "nothing".
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkPolicy {
+    /// Whether connections to the public internet are let out.
+    pub allow_internet: bool,
+    /// Whether ports other than the guest daemon's are reachable without [`SandboxSpec::traffic_token`].
+    pub allow_public_traffic: bool,
+    /// Replaces the `Host` header of requests to the sandbox's ports; `${PORT}` stands for the port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mask_request_host: Option<String>,
+}
+
+/// What happens at a sandbox's end time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnTimeout {
+    /// It is killed.
+    #[default]
+    Kill,
+    /// It is paused.
+    Pause,
+}
+
+/// Everything a supervisor needs to run one sandbox. Written once, by the node, to a private file.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SandboxSpec {
+    /// Its name in the world.
+    pub id: SandboxId,
+    /// Whose it is.
+    pub team: TeamId,
+    /// The template it was made from.
+    pub template: TemplateId,
+    /// The alias that the template was asked for by, if it was.
+    pub alias: Option<String>,
+    /// The build of that template.
+    pub build: BuildId,
+    /// The machine.
+    pub shape: Shape,
+    /// What clients said about it; opaque.
+    pub metadata: BTreeMap<String, String>,
+    /// Environment of every process started in it.
+    pub env: BTreeMap<String, String>,
+    /// What it may reach and who may reach it.
+    pub network: NetworkPolicy,
+    /// What happens at its end time.
+    pub on_timeout: OnTimeout,
+    /// Needed by clients of the guest daemon; `None` leaves it open.
+    pub envd_token: Option<Secret>,
+    /// Needed by clients of other ports when these are not public.
+    pub traffic_token: Option<Secret>,
+    /// When it was asked for.
+    pub started_at: Timestamp,
+    /// When it ends unless somebody moves the time.
+    pub end_at: Timestamp,
+    /// The client's key that makes a repeated create return this sandbox instead of another.
+    #[serde(default)]
+    pub idempotency_key: Option<String>,
+}
+
+/// A running sandbox as its node sees it.
+#[derive(Debug, Clone)]
+pub struct SandboxRecord {
+    /// What it was asked to be.
+    pub spec: SandboxSpec,
+    /// The current end time.
+    pub end_at: Timestamp,
+    /// Version of its guest daemon.
+    pub envd_version: String,
+    /// Its private directory on this host.
+    pub dir: PathBuf,
+}
+
+/// Why a sandbox is no more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "reason", content = "detail", rename_all = "snake_case")]
+pub enum EndReason {
+    /// A client asked for it.
+    Killed,
+    /// Its end time came.
+    TimedOut,
+    /// The guest powered itself off.
+    GuestExited,
+    /// It never became ready.
+    StartFailed(String),
+    /// Its virtual machine monitor died.
+    VmmDied(String),
+    /// Its supervisor died.
+    SupervisorDied,
+}

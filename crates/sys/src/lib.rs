@@ -1,0 +1,2 @@
+//! The few system calls that need unsafe code, each behind a safe function.
+

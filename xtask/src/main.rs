@@ -1,0 +1,4 @@
+//! The project's two commands.
+#![forbid(unsafe_code)]
+
+fn main() {}
