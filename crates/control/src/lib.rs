@@ -1,2 +1,28 @@
-//! What one sandbox's supervisor and its node say to each other over a unix socket.
+//! What one sandbox's supervisor and its node say to each other.
+//!
+//! The node writes a [`Launch`] to the sandbox's private directory and starts the supervisor with two inherited
+//! descriptors: the listening control socket ([`CONTROL_FD`]) and the sandbox's network namespace ([`NETNS_FD`]).
+//! From then on the supervisor is the only source of truth about its sandbox; the node, or its successor after a
+//! restart, asks through `control.sock` with [`Client`]: HTTP/1.1 and JSON over a unix socket, so that an operator can
+//! look with `curl --unix-socket`.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `GET /v1/status` | [`Status`] |
+//! | `GET /v1/events` | one [`Event`] per line, the current status first; ends when the supervisor does |
+//! | `PUT /v1/end` | [`EndTime`] in; 204 |
+//! | `POST /v1/kill` | 202; [`Event::Ended`] follows |
+//! | `GET /v1/metrics` | every kept [`model::MetricSample`] |
+//! | `POST /v1/logs` | [`LogFilter`] in; [`model::LogEntry`] list out |
 #![forbid(unsafe_code)]
+
+mod client;
+mod launch;
+mod protocol;
+
+pub use client::{Client, ClientError, Events};
+pub use launch::{
+    Accel, BuildFiles, CONTROL_FD, CgroupLimits, Deadlines, LAUNCH_FILE, Launch, LaunchError, NETNS_FD,
+    SOCKET_FILE,
+};
+pub use protocol::{EndTime, Event, LogFilter, Phase, Status};

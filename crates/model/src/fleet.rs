@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 use crate::{
-    BuildId, LogEntry, LogLevel, MetricSample, NetworkPolicy, OnTimeout, SandboxId, SandboxRecord, Secret, Shape,
-    TeamId, TemplateId,
+    BuildId, LogEntry, LogLevel, MetricSample, NetworkPolicy, OnTimeout, SandboxId, SandboxRecord, Secret,
+    Shape, TeamId, TemplateId,
 };
 
 /// A sandbox that somebody wants. Already checked by the REST surface against the team's limits.
@@ -114,5 +114,6 @@ pub trait Fleet: Send + Sync + 'static {
     ) -> Result<Vec<MetricSample>, FleetError>;
 
     /// Lines of a running sandbox, oldest first unless the query says otherwise.
-    async fn logs(&self, team: &TeamId, id: &SandboxId, query: LogQuery) -> Result<Vec<LogEntry>, FleetError>;
+    async fn logs(&self, team: &TeamId, id: &SandboxId, query: LogQuery)
+    -> Result<Vec<LogEntry>, FleetError>;
 }

@@ -1,0 +1,124 @@
+//! The file that tells a supervisor what to run.
+
+use std::io::Write;
+use std::net::Ipv4Addr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use model::SandboxSpec;
+use serde::{Deserialize, Serialize};
+
+/// Name of the launch file in a sandbox's directory. It holds the sandbox's tokens: mode 0600.
+pub const LAUNCH_FILE: &str = "launch.json";
+/// Name of the control socket in a sandbox's directory.
+pub const SOCKET_FILE: &str = "control.sock";
+/// The descriptor on which a supervisor inherits its listening control socket.
+pub const CONTROL_FD: i32 = 3;
+/// The descriptor on which a supervisor inherits its network namespace.
+pub const NETNS_FD: i32 = 4;
+/// No launch file is longer: metadata and environment are limited well below this by the REST surface.
+const MAX_LAUNCH_BYTES: u64 = 8 << 20;
+
+/// How guest instructions are executed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Accel {
+    /// By the processor.
+    Kvm,
+    /// By QEMU's translator.
+    Tcg,
+}
+
+/// The files a sandbox starts from; shared and never written to.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BuildFiles {
+    /// Uncompressed kernel ELF.
+    pub kernel: PathBuf,
+    /// Initial RAM file system with PID 1, envd and modules.
+    pub initrd: PathBuf,
+    /// Raw ext4 image.
+    pub rootfs: PathBuf,
+}
+
+/// Limits of the VMM's control group; each is applied where its controller exists.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct CgroupLimits {
+    /// Bytes.
+    pub memory_max: u64,
+    /// Processes and threads.
+    pub pids_max: u32,
+    /// Microseconds of processor time per [`CgroupLimits::CPU_PERIOD_US`].
+    pub cpu_quota_us: u64,
+}
+
+impl CgroupLimits {
+    /// The period in which `cpu_quota_us` may be used.
+    pub const CPU_PERIOD_US: u64 = 100_000;
+}
+
+/// How long each step of a start may take, in milliseconds. Separate, so that a slow boot cannot starve what follows.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Deadlines {
+    /// From launching the VMM until the guest daemon says that it listens.
+    pub ready_ms: u64,
+    /// For handing the guest daemon its identity.
+    pub init_ms: u64,
+}
+
+/// Everything a supervisor must know. Written once by the node, before it starts the supervisor.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Launch {
+    /// What the sandbox was asked to be.
+    pub spec: SandboxSpec,
+    /// What it starts from.
+    pub build: BuildFiles,
+    /// How guest instructions are executed.
+    pub accel: Accel,
+    /// Index of its network slot, so that a restarted node knows which are taken.
+    pub slot: u16,
+    /// Control group of this sandbox, relative to the hierarchy's root; the supervisor uses `supervisor` and `vmm` in it.
+    pub cgroup: PathBuf,
+    /// Limits of the VMM.
+    pub limits: CgroupLimits,
+    /// User and group that the VMM runs as, used by no other sandbox.
+    pub vmm_uid: u32,
+    /// Name servers of the guest.
+    pub dns: Vec<Ipv4Addr>,
+    /// Start deadlines.
+    pub deadlines: Deadlines,
+}
+
+/// A launch file could not be written or read.
+#[derive(Debug, thiserror::Error)]
+#[error("launch file {}: {source}", path.display())]
+pub struct LaunchError {
+    path: PathBuf,
+    source: std::io::Error,
+}
+
+impl Launch {
+    /// Writes the launch file of the sandbox directory `dir`, readable by its owner only.
+    pub fn write(&self, dir: &Path) -> Result<(), LaunchError> {
+        let path = dir.join(LAUNCH_FILE);
+        let write = || {
+            let json = serde_json::to_vec(self)?;
+            std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?.write_all(&json)
+        };
+        write().map_err(|source| LaunchError { path: path.clone(), source })
+    }
+
+    /// Reads the launch file of the sandbox directory `dir`.
+    pub fn read(dir: &Path) -> Result<Self, LaunchError> {
+        let path = dir.join(LAUNCH_FILE);
+        let read = || {
+            let size = std::fs::metadata(&path)?.len();
+            if size > MAX_LAUNCH_BYTES {
+                return Err(std::io::Error::other(format!(
+                    "{size} bytes, more than the {MAX_LAUNCH_BYTES} allowed"
+                )));
+            }
+            Ok(serde_json::from_slice(&std::fs::read(&path)?)?)
+        };
+        read().map_err(|source| LaunchError { path: path.clone(), source })
+    }
+}
