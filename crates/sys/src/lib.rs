@@ -1,2 +1,3 @@
 //! The few system calls that need unsafe code, each behind a safe function.
 
+pub mod child;
