@@ -1,4 +1,8 @@
-//! The daemon inside every sandbox: processes, files, health.
+//! `envd`: see the library of the same name.
 #![forbid(unsafe_code)]
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    envd::main()
+}

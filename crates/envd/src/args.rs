@@ -1,0 +1,127 @@
+//! The command line. Options have one dash, as in E2B's daemon, whose callers pass them so; two dashes work too.
+
+use std::net::SocketAddr;
+
+use thiserror::Error;
+
+/// How to call it, for people.
+pub(crate) const USAGE: &str = "usage: envd [-port N] [-host ADDR:PORT] [-isnotfc] [-no-cgroups] [-verbose]
+       envd -version | -commit";
+
+/// What to do.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Command {
+    /// Serve.
+    Serve(Options),
+    /// Print the version of the protocol.
+    Version,
+    /// Print the commit that this was built from.
+    Commit,
+}
+
+/// How to serve.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Options {
+    /// TCP port to listen on, on all addresses; 0 lets the kernel choose.
+    pub(crate) port: u16,
+    /// Where the host wants to hear that we are ready, and our log lines. Nowhere when absent.
+    pub(crate) host: Option<SocketAddr>,
+    /// Whether processes are sorted into cgroups.
+    pub(crate) cgroups: bool,
+    /// Say more on standard error.
+    pub(crate) verbose: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { port: model::ENVD_PORT, host: None, cgroups: true, verbose: false }
+    }
+}
+
+/// A command line that makes no sense.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub(crate) enum ArgsError {
+    #[error("unknown option {0:?}")]
+    Unknown(String),
+    #[error("option -{0} needs a value")]
+    NoValue(&'static str),
+    #[error("option -{option}: {value:?} is not {expected}")]
+    BadValue { option: &'static str, value: String, expected: &'static str },
+}
+
+/// Reads the arguments, without the program's name.
+pub(crate) fn parse(args: impl IntoIterator<Item = String>) -> Result<Command, ArgsError> {
+    let mut options = Options::default();
+    let mut args = args.into_iter();
+    while let Some(argument) = args.next() {
+        let unknown = || ArgsError::Unknown(argument.clone());
+        let name = argument.strip_prefix("--").or_else(|| argument.strip_prefix('-')).ok_or_else(unknown)?;
+        let (name, inline) = match name.split_once('=') {
+            Some((name, value)) => (name, Some(value.to_owned())),
+            None => (name, None),
+        };
+        let mut value = |option| inline.clone().or_else(|| args.next()).ok_or(ArgsError::NoValue(option));
+        match name {
+            "version" => return Ok(Command::Version),
+            "commit" => return Ok(Command::Commit),
+            "port" => {
+                let text = value("port")?;
+                options.port = text.parse().map_err(|_| ArgsError::BadValue {
+                    option: "port",
+                    value: text,
+                    expected: "a port number",
+                })?;
+            }
+            "host" => {
+                let text = value("host")?;
+                options.host = Some(text.parse().map_err(|_| ArgsError::BadValue {
+                    option: "host",
+                    value: text,
+                    expected: "an address with a port",
+                })?);
+            }
+            // There is no metadata service here to skip: what Firecracker's would say comes with /init.
+            "isnotfc" => {}
+            "no-cgroups" => options.cgroups = false,
+            "verbose" => options.verbose = true,
+            _ => return Err(unknown()),
+        }
+    }
+    Ok(Command::Serve(options))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(args: &[&str]) -> Result<Command, ArgsError> {
+        parse(args.iter().map(ToString::to_string))
+    }
+
+    #[test]
+    fn one_dash_and_two_dashes_are_the_same() {
+        assert_eq!(of(&["-version"]), Ok(Command::Version));
+        assert_eq!(of(&["--version"]), Ok(Command::Version));
+        let expected = Options {
+            port: 7,
+            host: Some(SocketAddr::from(([169, 254, 0, 22], 80))),
+            cgroups: false,
+            verbose: true,
+        };
+        for args in [
+            ["-port", "7", "-host", "169.254.0.22:80", "-no-cgroups", "-verbose", "-isnotfc"].as_slice(),
+            ["--port=7", "--host=169.254.0.22:80", "--no-cgroups", "--verbose"].as_slice(),
+        ] {
+            assert_eq!(of(args), Ok(Command::Serve(expected.clone())));
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        assert_eq!(of(&["serve"]), Err(ArgsError::Unknown("serve".into())));
+        assert_eq!(of(&["-x"]), Err(ArgsError::Unknown("-x".into())));
+        assert_eq!(of(&["-port"]), Err(ArgsError::NoValue("port")));
+        assert!(matches!(of(&["-port", "70000"]), Err(ArgsError::BadValue { option: "port", .. })));
+        assert!(matches!(of(&["-host", "example.com:80"]), Err(ArgsError::BadValue { option: "host", .. })));
+    }
+}

@@ -1,0 +1,12 @@
+//! `GET /files` and `POST /files`: contents of files, both ways.
+
+use std::sync::Arc;
+
+use axum::Router;
+
+use crate::state::Envd;
+
+/// The routes.
+pub(crate) fn router(_state: Arc<Envd>) -> Router {
+    Router::new()
+}

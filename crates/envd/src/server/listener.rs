@@ -1,0 +1,87 @@
+//! The accept loop.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::net::sockopt;
+use tokio::net::{TcpListener, TcpStream};
+use tower::Service as _;
+
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 1024;
+/// How long a new connection may stay silent.
+const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a connection may be idle between requests. Longer than any client or proxy keeps one, so that it is never
+/// us who closes a connection in the moment that it is used again.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(640);
+/// How long a connection may carry nothing before the kernel asks whether the peer is still there, and how often and
+/// how long it asks. After a resume on another host, peers are gone without a word.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+const KEEPALIVE_PROBES: u32 = 9;
+/// Most headers in a request.
+const MAX_HEADERS: usize = 100;
+/// How long to wait when the process or the system is out of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+/// Listens on this port on all IPv4 addresses.
+pub(crate) fn bind(port: u16) -> io::Result<TcpListener> {
+    let socket = tokio::net::TcpSocket::new_v4()?;
+    // A restarted daemon must get the port while connections of its predecessor linger.
+    socket.set_reuseaddr(true)?;
+    socket.bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))?;
+    socket.listen(BACKLOG)
+}
+
+/// Accepts and serves connections, for ever.
+pub(crate) async fn serve(listener: TcpListener, routes: Router) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _peer)) => {
+                tokio::spawn(connection(stream, routes.clone()));
+            }
+            // The connection was gone before we came, or there are no descriptors: either passes.
+            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, routes: Router) {
+    // Failures leave defaults that work, only slower.
+    let _ = stream.set_nodelay(true);
+    let _ = sockopt::set_socket_keepalive(&stream, true);
+    let _ = sockopt::set_tcp_keepidle(&stream, KEEPALIVE_IDLE);
+    let _ = sockopt::set_tcp_keepintvl(&stream, KEEPALIVE_INTERVAL);
+    let _ = sockopt::set_tcp_keepcnt(&stream, KEEPALIVE_PROBES);
+    match tokio::time::timeout(FIRST_BYTE_TIMEOUT, stream.readable()).await {
+        Ok(Ok(())) => {}
+        _ => return,
+    }
+    let service = service_fn(move |request: Request<Incoming>| {
+        let mut routes = routes.clone();
+        async move { Ok::<_, Infallible>(route(&mut routes, request).await) }
+    });
+    // An error here is the client's: it hung up, or sent something that is not HTTP and has been told so.
+    let _ = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(IDLE_TIMEOUT)
+        .max_headers(MAX_HEADERS)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+}
+
+async fn route(routes: &mut Router, request: Request<Incoming>) -> http::Response<Body> {
+    match routes.call(request.map(Body::new)).await {
+        Ok(response) => response,
+        Err(infallible) => match infallible {},
+    }
+}

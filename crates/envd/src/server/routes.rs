@@ -1,0 +1,26 @@
+//! All routes, and what every request passes on its way to them.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::middleware::{from_fn, from_fn_with_state};
+use http::StatusCode;
+
+use crate::state::Envd;
+use crate::{auth, cors, envs, files, filesystem, health, process, user};
+
+/// Everything this daemon answers.
+pub(crate) fn all(envd: &Arc<Envd>) -> Router {
+    let share = || Arc::clone(envd);
+    Router::new()
+        .merge(health::router())
+        .merge(envs::router(share()))
+        .merge(files::router(share()))
+        .merge(process::router(share()))
+        .merge(filesystem::router(share()))
+        .fallback(|| async { (StatusCode::NOT_FOUND, "404 page not found\n") })
+        // The last layer is the first that a request meets.
+        .layer(from_fn(user::authenticate))
+        .layer(from_fn_with_state(share(), auth::require_token))
+        .layer(from_fn(cors::allow_any_origin))
+}

@@ -1,0 +1,93 @@
+//! What the rooms of the daemon share.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use model::Secret;
+
+use crate::args::Options;
+
+/// The user that requests without a user act for, until `/init` says otherwise.
+const INITIAL_USER: &str = "root";
+
+/// The daemon's state. Locks in here are held for as long as it takes to copy a value, never across a wait.
+#[derive(Debug)]
+pub(crate) struct Envd {
+    options: Options,
+    settings: RwLock<Settings>,
+}
+
+/// What `/init` sets.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    /// Who holds it may do everything; nobody has to when absent.
+    pub(crate) access_token: Option<Arc<Secret>>,
+    /// The user that requests without a user act for.
+    pub(crate) default_user: String,
+    /// Where processes start and empty paths lead; the user's home when absent.
+    pub(crate) default_workdir: Option<String>,
+    /// Variables of every process that describe the sandbox. A client cannot change them.
+    pub(crate) internal_env: BTreeMap<String, String>,
+    /// Variables of every process that the client chose.
+    pub(crate) user_env: BTreeMap<String, String>,
+    /// Names the time between a boot or resume and the next pause.
+    pub(crate) lifecycle_id: Option<String>,
+    /// The newest timestamp that came with `/init`.
+    pub(crate) last_init: Option<jiff::Timestamp>,
+}
+
+impl Envd {
+    /// The state of a daemon that has just started.
+    pub(crate) fn new(options: Options) -> Arc<Self> {
+        Arc::new(Self {
+            options,
+            settings: RwLock::new(Settings {
+                access_token: None,
+                default_user: INITIAL_USER.to_owned(),
+                default_workdir: None,
+                internal_env: BTreeMap::from([("E2B_SANDBOX".to_owned(), "true".to_owned())]),
+                user_env: BTreeMap::new(),
+                lifecycle_id: None,
+                last_init: None,
+            }),
+        })
+    }
+
+    /// How the daemon was started.
+    pub(crate) fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// The access token, once there is one.
+    pub(crate) fn access_token(&self) -> Option<Arc<Secret>> {
+        self.settings().access_token.clone()
+    }
+
+    /// The user that requests without a user act for.
+    pub(crate) fn default_user(&self) -> String {
+        self.settings().default_user.clone()
+    }
+
+    /// Where processes start and empty paths lead; the user's home when absent.
+    pub(crate) fn default_workdir(&self) -> Option<String> {
+        self.settings().default_workdir.clone()
+    }
+
+    /// The variables of every process; those that describe the sandbox win.
+    pub(crate) fn environment(&self) -> BTreeMap<String, String> {
+        let settings = self.settings();
+        let mut environment = settings.user_env.clone();
+        environment.extend(settings.internal_env.clone());
+        environment
+    }
+
+    /// Reads the settings. No update leaves them half done, so those behind a poisoned lock are whole.
+    pub(crate) fn settings(&self) -> RwLockReadGuard<'_, Settings> {
+        self.settings.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the settings.
+    pub(crate) fn settings_mut(&self) -> RwLockWriteGuard<'_, Settings> {
+        self.settings.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
