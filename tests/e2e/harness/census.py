@@ -1,0 +1,116 @@
+"""Counts everything that an instance holds on the host, so that two moments can be compared."""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+from .server import Server
+
+#: Files that grow or rotate by themselves and hold nothing.
+_IGNORED_FILES = re.compile(r"\.log(\.\d+)?$|catalog\.db(-wal|-shm|-journal)?$|/server\.json$")
+
+
+def census(server: Server, server_fds: bool = True) -> dict[str, object]:
+    """Processes, control groups, namespaces, links, mounts, sockets, files, and the server's descriptors."""
+    counted: dict[str, object] = {
+        "processes": _processes(server),
+        "cgroups": _cgroups(server),
+        "namespaces": _namespaces(server),
+        "links": _links(server),
+        "mounts": _mounts(server),
+        "sockets": _unix_sockets(server),
+        "files": _files(server),
+        "firewall": _firewall(server),
+        "routes": _routes(server),
+        "shared memory": sorted(name for name in os.listdir("/dev/shm") if "coldframe" in name),
+    }
+    if server_fds:
+        counted["server descriptors"] = _descriptors(server.server_pid())
+    return counted
+
+
+def difference(before: dict[str, object], after: dict[str, object]) -> dict[str, object]:
+    """What differs, per kind; empty when the two are equal."""
+    return {
+        kind: {"before": before.get(kind), "after": after.get(kind)}
+        for kind in before.keys() | after.keys()
+        if before.get(kind) != after.get(kind)
+    }
+
+
+def assert_no_sandbox_left(server: Server, sandbox: str) -> None:
+    """Nothing on the host carries the sandbox's name any more."""
+    mine = [p for p in server.own_processes() if sandbox in p.cgroup or sandbox in " ".join(p.args)]
+    assert not mine, f"processes left: {mine}"
+    assert not [g for g in _cgroups(server) if sandbox in g], "a control group is left"
+    assert not [s for s in _unix_sockets(server) if sandbox in s], "a unix socket is left"
+    assert not (server.state / "run" / "sandboxes" / sandbox).exists(), "the private directory is left"
+
+
+def _processes(server: Server) -> list[str]:
+    return sorted(f"{p.name} {p.args[1] if len(p.args) > 1 else ''}".strip() for p in server.own_processes())
+
+
+def _cgroups(server: Server) -> list[str]:
+    found = []
+    for root in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified"):
+        for base in Path(root).glob(f"coldframe-{server.tag}"):
+            found += [str(path.relative_to(root)) for path in base.rglob("*") if path.is_dir()]
+    return sorted(set(found))
+
+
+def _namespaces(server: Server) -> list[str]:
+    base = Path("/run/netns")
+    return sorted(path.name for path in base.glob(f"cf{server.tag}-*")) if base.exists() else []
+
+
+def _links(server: Server) -> list[str]:
+    text = subprocess.run(["ip", "-j", "link", "show"], capture_output=True, text=True, check=True).stdout
+    return sorted(link["ifname"] for link in json.loads(text) if link["ifname"].startswith(f"cf{server.tag}"))
+
+
+def _routes(server: Server) -> list[str]:
+    text = subprocess.run(["ip", "-4", "route", "show", "table", "all"], capture_output=True, text=True, check=True).stdout
+    return sorted(line.strip() for line in text.splitlines() if f"cf{server.tag}" in line)
+
+
+def _firewall(server: Server) -> list[str]:
+    done = subprocess.run(["nft", "-s", "list", "ruleset"], capture_output=True, text=True)
+    text = re.sub(r"counter packets \d+ bytes \d+", "counter", done.stdout)
+    return sorted(line.strip() for line in text.splitlines() if server.tag in line)
+
+
+def _mounts(server: Server) -> list[str]:
+    state = str(server.state.resolve())
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return sorted(line.split()[4] for line in lines if state in line or f"/cf{server.tag}-" in line)
+
+
+def _unix_sockets(server: Server) -> list[str]:
+    state = str(server.state.resolve())
+    lines = Path("/proc/net/unix").read_text().splitlines()
+    return sorted({line.split()[-1] for line in lines if state in line})
+
+
+def _files(server: Server) -> list[str]:
+    run = server.state / "run"
+    names = (str(path.relative_to(server.state)) for path in run.rglob("*"))
+    temporary = (f"/tmp/{name}" for name in os.listdir("/tmp") if name.startswith(("coldframe-", "cf" + server.tag)))
+    return sorted(name for name in (*names, *temporary) if not _IGNORED_FILES.search("/" + name))
+
+
+def _descriptors(pid: int) -> dict[str, int]:
+    """How many descriptors of each kind a process has."""
+    kinds: collections.Counter[str] = collections.Counter()
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            target = os.readlink(f"/proc/{pid}/fd/{fd}")
+        except OSError:
+            continue
+        kinds[re.sub(r"\[?\d+\]?$", "", target.removesuffix(" (deleted)"))] += 1
+    return dict(sorted(kinds.items()))

@@ -1,0 +1,214 @@
+"""A Coldframe instance under test: its state directory, its address, its keys, its processes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+
+from .processes import Process, is_alive, processes
+from .waiting import wait_until
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+#: What every sandbox starts from; made once, shared by all instances under test.
+SHARED_BUILDS = ("kernels", "builds", "cache")
+
+
+def binary() -> Path:
+    """The server's program: COLDFRAME_BIN, else the release build of this repository."""
+    path = Path(os.environ.get("COLDFRAME_BIN", REPOSITORY / "target" / "release" / "coldframe"))
+    if not path.exists():
+        raise RuntimeError(f"{path} does not exist; build it with `cargo xtask up` or set COLDFRAME_BIN")
+    return path
+
+
+def state_root() -> Path:
+    """The state directory whose template is reused from run to run."""
+    return Path(os.environ.get("COLDFRAME_E2E_STATE", "/var/cache/coldframe/e2e-state"))
+
+
+def free_port() -> int:
+    """A loopback TCP port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@dataclass
+class Server:
+    """One instance, driven by its own command line."""
+
+    state: Path
+    port: int
+    keys: dict[str, str] = field(default_factory=dict)
+
+    # -- command line ------------------------------------------------------------------------------------------------
+
+    def cli(self, *args: str, timeout: float = 60, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Runs `coldframe ARGS --state STATE`."""
+        command = [str(binary()), *args, "--state", str(self.state)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL)
+        if check and done.returncode != 0:
+            raise RuntimeError(f"{' '.join(command)} exited with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+        return done
+
+    def make_template(self) -> None:
+        """Makes the base template unless it is there; slow the first time."""
+        self.cli("template", "base", timeout=1800)
+
+    def up(self) -> None:
+        """Starts the server and returns when it serves."""
+        self.cli("up", "--detach", "--listen", f"127.0.0.1:{self.port}", timeout=120)
+        self.cli("env", "--wait", "60", timeout=90)
+
+    def down(self) -> None:
+        """Stops everything of this instance."""
+        self.cli("down", timeout=120)
+
+    def env(self) -> dict[str, str]:
+        """The variables that `coldframe env` exports."""
+        text = self.cli("env", "--wait", "60", timeout=90).stdout
+        return dict(re.findall(r"^export ([A-Z0-9_]+)=[\"']?([^\"'\n]*)", text, re.M))
+
+    def key(self, team: str = "e2e") -> str:
+        """The API key of a team; team and key are made when first asked for."""
+        if team not in self.keys:
+            found = re.search(r"e2b_[0-9a-f]{40}", self.cli("key", "create", "--team", team).stdout)
+            assert found, "coldframe key create printed no key"
+            self.keys[team] = found.group()
+        return self.keys[team]
+
+    # -- clients -----------------------------------------------------------------------------------------------------
+
+    @property
+    def url(self) -> str:
+        """Where API and data plane are served."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def sdk(self, team: str = "e2e") -> dict[str, str]:
+        """Keyword arguments that point the SDK at this instance."""
+        return {"api_key": self.key(team), "api_url": self.url, "sandbox_url": self.url}
+
+    def environ(self, team: str = "e2e") -> dict[str, str]:
+        """Environment variables that point SDK and CLI at this instance."""
+        return {"E2B_API_KEY": self.key(team), "E2B_API_URL": self.url, "E2B_SANDBOX_URL": self.url}
+
+    def api(self, team: str | None = "e2e", **options) -> httpx.Client:
+        """A plain HTTP client of the REST surface."""
+        headers = {"X-API-Key": self.key(team)} if team else {}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=options.pop("timeout", 60), **options)
+
+    # -- processes ---------------------------------------------------------------------------------------------------
+
+    @property
+    def tag(self) -> str:
+        """What keeps this instance's names apart from those of others on the host."""
+        return hashlib.sha256(os.fsencode(self.state.resolve())).hexdigest()[:4]
+
+    def own_processes(self) -> list[Process]:
+        """Every process of this instance."""
+        state, group = str(self.state.resolve()), f"coldframe-{self.tag}"
+        mine = os.getpid()
+        return [
+            process
+            for process in processes()
+            if process.pid != mine
+            and (group in process.cgroup or (process.name.startswith(("coldframe", "qemu")) and state in " ".join(process.args)))
+        ]
+
+    def server_pid(self) -> int:
+        """The process that serves."""
+        found = [
+            process
+            for process in self.own_processes()
+            if process.name == binary().name and len(process.args) > 1 and process.args[1] in ("up", "serve", "server")
+        ]
+        assert len(found) == 1, f"expected one server process, found {found}"
+        return found[0].pid
+
+    def supervisor_pid(self, sandbox: str) -> int:
+        """The supervisor of a sandbox."""
+        return self._process_of(sandbox, lambda process: "supervisor" in process.args[1:3])
+
+    def vmm_pid(self, sandbox: str) -> int:
+        """The virtual machine monitor of a sandbox."""
+        return self._process_of(sandbox, lambda process: process.name.startswith("qemu-system"))
+
+    def _process_of(self, sandbox: str, wanted) -> int:
+        found = [
+            process
+            for process in self.own_processes()
+            if wanted(process) and (sandbox in process.cgroup or sandbox in " ".join(process.args))
+        ]
+        assert len(found) == 1, f"expected one process of {sandbox}, found {found}"
+        return found[0].pid
+
+    def kill_server(self) -> None:
+        """`kill -9` of the serving process; returns when it is gone."""
+        self.kill_process(self.server_pid())
+
+    @staticmethod
+    def kill_process(pid: int) -> None:
+        """`kill -9`; returns when the process is gone."""
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not is_alive(pid), 10, f"process {pid} to be gone")
+
+    def log(self) -> str:
+        """What the server logged so far."""
+        path = self.state / "run" / "server.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    # -- requests ----------------------------------------------------------------------------------------------------
+
+    def is_listed(self, sandbox: str, team: str = "e2e") -> bool:
+        """Whether the REST surface knows the sandbox, by id and in the list."""
+        with self.api(team) as api:
+            one = api.get(f"/sandboxes/{sandbox}").status_code
+            listed = any(item["sandboxID"] == sandbox for item in api.get("/v2/sandboxes").json())
+        assert one in (200, 404), one
+        return one == 200 or listed
+
+    def edge_headers(self, sandbox: str, port: int = 49983, token: str | None = None) -> dict[str, str]:
+        """Headers that route a request to a port of a sandbox."""
+        headers = {"E2b-Sandbox-Id": sandbox, "E2b-Sandbox-Port": str(port)}
+        if token:
+            headers["X-Access-Token"] = token
+        return headers
+
+
+def sibling(template_of: Path, state: Path) -> Server:
+    """A second instance that starts from the first one's kernel and builds, with no sandbox of its own.
+
+    The template catalog is copied through SQLite, so the first instance may run meanwhile."""
+    shutil.rmtree(state, ignore_errors=True)
+    state.mkdir(parents=True)
+    for name in SHARED_BUILDS:
+        if (template_of / name).exists():
+            (state / name).symlink_to(template_of / name)
+    source = template_of / "catalog.db"
+    if source.exists():
+        with sqlite3.connect(f"file:{source}?mode=ro", uri=True) as old, sqlite3.connect(state / "catalog.db") as new:
+            old.backup(new)
+    return Server(state, free_port())
+
+
+def save(server: Server, path: Path) -> None:
+    """Writes down where a server is, for other test processes."""
+    path.write_text(json.dumps({"state": str(server.state), "port": server.port, "keys": server.keys, "at": time.time()}))
+
+
+def load(path: Path) -> Server:
+    """Reads what `save` wrote."""
+    told = json.loads(path.read_text())
+    return Server(Path(told["state"]), told["port"], told["keys"])
