@@ -1,2 +1,24 @@
 //! Teams, API keys and templates, durably.
+//!
+//! One file of SQLite holds them. The server and the command line may have it open at once: whatever one of them
+//! changes, the other sees at its next question, a deleted key within [`KEY_CACHE_TTL`]. The queries are plain enough
+//! for PostgreSQL, which is to come by URL.
 #![forbid(unsafe_code)]
+
+mod error;
+mod key;
+mod key_cache;
+mod lookup;
+mod store;
+mod team;
+mod template;
+mod template_name;
+mod time;
+
+pub use error::{CatalogError, LookupError};
+pub use key::{ApiKey, KEY_HEX_CHARS, KEY_PREFIX, KeyMask};
+pub use key_cache::KEY_CACHE_TTL;
+pub use store::Catalog;
+pub use team::{DEFAULT_LIMITS, Team, TeamLimits};
+pub use template::{Build, Template};
+pub use template_name::{DEFAULT_TAG, TemplateName};

@@ -94,6 +94,10 @@ id!(
     /// A team: the owner of keys, templates and sandboxes.
     TeamId, "team id", ""
 );
+id!(
+    /// An API key's name in records; not the key itself.
+    KeyId, "key id", ""
+);
 
 fn random_text(prefix: &str) -> String {
     let mut text = String::with_capacity(prefix.len() + RANDOM_CHARS);

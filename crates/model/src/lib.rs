@@ -13,7 +13,7 @@ mod sandbox;
 mod secret;
 
 pub use fleet::{CreateSandbox, Fleet, FleetError, LogQuery, MetricRange};
-pub use id::{BuildId, ParseIdError, SandboxId, TeamId, TemplateId};
+pub use id::{BuildId, KeyId, ParseIdError, SandboxId, TeamId, TemplateId};
 pub use log::{LogEntry, LogLevel, LogSource};
 pub use metric::MetricSample;
 pub use quantity::{GuestPort, MiB, VcpuCount};
