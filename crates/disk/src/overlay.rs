@@ -1,0 +1,286 @@
+//! A private, sparse difference over a shared image.
+//!
+//! Each block of [`BLOCK_SIZE`] bytes belongs either to the base, where it was never written, or to the private file. A
+//! bit per block, in memory, says which. The private file has every block at its own offset; a block that was zeroed or
+//! trimmed is a hole in it, so zeros cost no space.
+//!
+//! The bits live and die with the process, and so do the contents: without them the private file means nothing. Callers
+//! may unlink it as soon as it is open.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use rustix::fs::{FallocateFlags, fallocate};
+
+use crate::base::Base;
+use crate::bitmap::{Bitmap, DirtyBlocks};
+use crate::device::{BlockDevice, check_range};
+
+/// The unit of copying, in bytes: the page size, and the block size of the file systems we make.
+pub const BLOCK_SIZE: u64 = BLOCK as u64;
+
+const BLOCK: usize = 4096;
+
+/// The largest disk: it bounds the memory for the bits at 64 MiB.
+const MAX_SIZE: u64 = 2 << 40;
+
+/// Why a disk could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum OverlayError {
+    /// The template's image cannot be used.
+    #[error("cannot open the base image {}: {source}", path.display())]
+    Base {
+        /// The image.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The private file cannot be made.
+    #[error("cannot create the private disk file {}: {source}", path.display())]
+    Cow {
+        /// The private file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The size makes no sense.
+    #[error(
+        "a disk of {size} bytes over an image of {base} bytes is not possible: the size must be a multiple of \
+             {BLOCK_SIZE}, not smaller than the image and at most {MAX_SIZE}"
+    )]
+    Size {
+        /// What was asked for, in bytes.
+        size: u64,
+        /// The size of the image, in bytes.
+        base: u64,
+    },
+}
+
+/// A copy-on-write disk; see the top of this module.
+#[derive(Debug)]
+pub struct Overlay {
+    base: Base,
+    cow: File,
+    size: u64,
+    /// Which blocks are in `cow`. Held for writing while blocks change hands, so a reader sees a block before or after a
+    /// copy and never in between.
+    dirty: RwLock<Bitmap>,
+}
+
+impl Overlay {
+    /// A disk of `size` bytes that starts as the image `base`, then zeros. `cow` must not exist yet; it is made readable
+    /// to its owner only.
+    ///
+    /// # Errors
+    /// When a file cannot be opened or made, or the size does not fit.
+    pub fn create(base: &Path, cow: &Path, size: u64) -> Result<Self, OverlayError> {
+        let base_error = |source| OverlayError::Base { path: base.to_owned(), source };
+        let cow_error = |source| OverlayError::Cow { path: cow.to_owned(), source };
+        let base = Base::new(File::open(base).map_err(base_error)?).map_err(base_error)?;
+        check_size(size, base.size())?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(cow)
+            .map_err(cow_error)?;
+        Self::assemble(base, file, size).map_err(|source| {
+            // It is ours and of no use to anybody; the error that matters is the first one.
+            let _ = std::fs::remove_file(cow);
+            cow_error(source)
+        })
+    }
+
+    /// As [`Overlay::create`], from files that are already open. `cow` must be empty.
+    ///
+    /// # Errors
+    /// When a file cannot be used, or the size does not fit.
+    pub fn from_files(base: File, cow: File, size: u64) -> Result<Self, OverlayError> {
+        let base =
+            Base::new(base).map_err(|source| OverlayError::Base { path: "(an open file)".into(), source })?;
+        check_size(size, base.size())?;
+        Self::assemble(base, cow, size)
+            .map_err(|source| OverlayError::Cow { path: "(an open file)".into(), source })
+    }
+
+    fn assemble(base: Base, cow: File, size: u64) -> io::Result<Self> {
+        if cow.metadata()?.len() != 0 {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the file is not empty"));
+        }
+        cow.set_len(size)?;
+        let blocks = usize::try_from(size / BLOCK_SIZE).map_err(io::Error::other)?;
+        Ok(Self { base, cow, size, dirty: RwLock::new(Bitmap::new(blocks)) })
+    }
+
+    /// The blocks that were written, zeroed or trimmed so far. Read what they hold with [`BlockDevice::read_at`]; their
+    /// offset is their number times [`BLOCK_SIZE`].
+    #[must_use]
+    pub fn dirty_blocks(&self) -> DirtyBlocks {
+        self.reading().clone().into()
+    }
+
+    /// How many blocks [`Overlay::dirty_blocks`] would list.
+    #[must_use]
+    pub fn dirty_count(&self) -> u64 {
+        self.reading().count()
+    }
+
+    // Nothing panics while it holds the lock, and a bit is only set after its block is complete: even then the bits
+    // would be right. So a poisoned lock is as good as any.
+    fn reading(&self) -> RwLockReadGuard<'_, Bitmap> {
+        self.dirty.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn writing(&self) -> RwLockWriteGuard<'_, Bitmap> {
+        self.dirty.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes part of one block: `change` gets its contents and alters them in place.
+    fn modify(&self, dirty: &mut Bitmap, block: usize, change: impl FnOnce(&mut [u8])) -> io::Result<()> {
+        let mut contents = [0; BLOCK];
+        let offset = block as u64 * BLOCK_SIZE;
+        if dirty.get(block) {
+            self.cow.read_exact_at(&mut contents, offset)?;
+        } else {
+            self.base.read_at(&mut contents, offset)?;
+        }
+        change(&mut contents);
+        self.cow.write_all_at(&contents, offset)?;
+        dirty.set(block);
+        Ok(())
+    }
+
+    /// Makes whole blocks read as zeros.
+    fn zero_blocks(&self, dirty: &mut Bitmap, blocks: Range<usize>) -> io::Result<()> {
+        if blocks.is_empty() {
+            return Ok(());
+        }
+        let (offset, length) = (blocks.start as u64 * BLOCK_SIZE, blocks.len() as u64 * BLOCK_SIZE);
+        fallocate(&self.cow, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, length)?;
+        for block in blocks {
+            dirty.set(block);
+        }
+        Ok(())
+    }
+}
+
+fn check_size(size: u64, base: u64) -> Result<(), OverlayError> {
+    if size < base || size > MAX_SIZE || !size.is_multiple_of(BLOCK_SIZE) {
+        return Err(OverlayError::Size { size, base });
+    }
+    Ok(())
+}
+
+/// A range of bytes as whole blocks with a part of a block on either side.
+struct Split {
+    /// Up to the first block boundary; may be empty, and is all there is when the range stays inside one block.
+    head: Range<u64>,
+    blocks: Range<usize>,
+    tail: Range<u64>,
+}
+
+/// Splits a range that [`check_range`] accepted.
+fn split(offset: u64, length: u64) -> io::Result<Split> {
+    let end = offset + length;
+    let first = offset.next_multiple_of(BLOCK_SIZE);
+    let last = end - end % BLOCK_SIZE;
+    if first > last {
+        return Ok(Split { head: offset..end, blocks: 0..0, tail: end..end });
+    }
+    let number = |at: u64| usize::try_from(at / BLOCK_SIZE).map_err(io::Error::other);
+    Ok(Split { head: offset..first, blocks: number(first)?..number(last)?, tail: last..end })
+}
+
+/// The block that a range inside one block belongs to, and where in the block it is.
+fn inside(range: &Range<u64>) -> io::Result<(usize, Range<usize>)> {
+    let block = usize::try_from(range.start / BLOCK_SIZE).map_err(io::Error::other)?;
+    let start = usize::try_from(range.start % BLOCK_SIZE).map_err(io::Error::other)?;
+    let length = usize::try_from(range.end - range.start).map_err(io::Error::other)?;
+    Ok((block, start..start + length))
+}
+
+impl BlockDevice for Overlay {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read_at(&self, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
+        check_range(self.size, offset, buffer.len() as u64)?;
+        let dirty = self.reading();
+        while !buffer.is_empty() {
+            // The longest run with one owner.
+            let (first, Range { start, .. }) = inside(&(offset..offset + 1))?;
+            let owned = dirty.get(first);
+            let mut length = (BLOCK - start).min(buffer.len());
+            let mut block = first + 1;
+            while length < buffer.len() && dirty.get(block) == owned {
+                length = (length + BLOCK).min(buffer.len());
+                block += 1;
+            }
+            let (part, rest) = buffer.split_at_mut(length);
+            if owned {
+                self.cow.read_exact_at(part, offset)?;
+            } else {
+                self.base.read_at(part, offset)?;
+            }
+            buffer = rest;
+            offset += length as u64;
+        }
+        Ok(())
+    }
+
+    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        check_range(self.size, offset, data.len() as u64)?;
+        let Split { head, blocks, tail } = split(offset, data.len() as u64)?;
+        let mut dirty = self.writing();
+        let mut rest = data;
+        if !head.is_empty() {
+            let (block, at) = inside(&head)?;
+            let (part, after) = rest.split_at(at.len());
+            rest = after;
+            self.modify(&mut dirty, block, |contents| contents[at].copy_from_slice(part))?;
+        }
+        if !blocks.is_empty() {
+            let (part, after) = rest.split_at(blocks.len() * BLOCK);
+            rest = after;
+            self.cow.write_all_at(part, blocks.start as u64 * BLOCK_SIZE)?;
+            for block in blocks {
+                dirty.set(block);
+            }
+        }
+        if !tail.is_empty() {
+            let (block, at) = inside(&tail)?;
+            self.modify(&mut dirty, block, |contents| contents[at].copy_from_slice(rest))?;
+        }
+        Ok(())
+    }
+
+    fn write_zeroes(&self, offset: u64, length: u64) -> io::Result<()> {
+        check_range(self.size, offset, length)?;
+        let Split { head, blocks, tail } = split(offset, length)?;
+        let mut dirty = self.writing();
+        for part in [head, tail] {
+            if !part.is_empty() {
+                let (block, at) = inside(&part)?;
+                self.modify(&mut dirty, block, |contents| contents[at].fill(0))?;
+            }
+        }
+        self.zero_blocks(&mut dirty, blocks)
+    }
+
+    /// Whole blocks read as zeros afterwards, so that no old contents get into a snapshot; parts of blocks stay.
+    fn trim(&self, offset: u64, length: u64) -> io::Result<()> {
+        check_range(self.size, offset, length)?;
+        let Split { blocks, .. } = split(offset, length)?;
+        self.zero_blocks(&mut self.writing(), blocks)
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.cow.sync_data()
+    }
+}
