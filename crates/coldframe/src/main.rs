@@ -1,4 +1,46 @@
 //! The one binary: server, supervisor and the tools around them.
 #![forbid(unsafe_code)]
 
-fn main() {}
+mod bench;
+mod builds;
+mod cli;
+mod doctor;
+mod down;
+mod env;
+mod guest;
+mod key;
+mod logging;
+mod progress;
+mod reach;
+mod server;
+mod state;
+mod template_cmd;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use cli::{Cli, Command};
+
+/// What a command says when it fails: one sentence for whoever typed it.
+type Outcome = Result<ExitCode, String>;
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Up(options) => up::run(&options),
+        Command::Down { state } => down::run(&state.dir),
+        Command::Env { state, wait } => env::run(&state.dir, wait),
+        Command::Doctor { state } => doctor::run(&state.dir),
+        Command::Key(command) => key::run(&command),
+        Command::Template(cli::Template::Base { state }) => template_cmd::base(&state.dir),
+        Command::Bench(command) => bench::run(&command),
+        Command::Supervisor { dir } => {
+            logging::supervisor();
+            supervisor::run(&dir).map(|()| ExitCode::SUCCESS).map_err(|error| error.to_string())
+        }
+    };
+    outcome.unwrap_or_else(|message| {
+        eprintln!("coldframe: {message}");
+        ExitCode::FAILURE
+    })
+}

@@ -1,2 +1,33 @@
-//! Everything that runs on this host: admission, slots, supervisors and their re-adoption.
+//! Everything that runs on this host.
+//!
+//! ```text
+//!   create ─> admission ─> network slot ─> directory + launch file ─> supervisor process ─> Running
+//!                                                                         │ its event stream ends
+//!                                                                         v
+//!                              release: process, control group, slot, directory, admission
+//! ```
+//!
+//! The node holds no truth of its own: what a sandbox is stands in its launch file, how it is doing its supervisor
+//! knows. So a server that is killed and started again finds every sandbox where it left it ([`Node::start`] adopts
+//! what answers and reclaims what does not).
+//!
+//! Releasing is written once, in [`release`](self), and is used for a sandbox that ended, for one that never started,
+//! and for what a crashed predecessor left.
 #![forbid(unsafe_code)]
+
+mod admission;
+mod adopt;
+mod config;
+mod entry;
+mod fleet;
+mod metrics;
+mod node;
+mod process;
+mod release;
+mod repeat;
+mod slots;
+mod start;
+
+pub use config::{Builds, NodeConfig};
+pub use metrics::NodeMetrics;
+pub use node::{Node, NodeError, Reachable};

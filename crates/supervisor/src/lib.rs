@@ -1,2 +1,19 @@
-//! One process, one sandbox: composes VMM, disk, network and guest, and owns the lifecycle.
+//! One process, one sandbox.
+//!
+//! A supervisor owns the VMM, the guest's memory, its disk, its tap and its log of exactly one sandbox, lives in that
+//! sandbox's network namespace, and outlives the server that started it. When it dies, its VMM dies with it; when its
+//! VMM dies, it says so and exits. See [`lifecycle`] for the states.
 #![forbid(unsafe_code)]
+
+mod console;
+mod control_server;
+mod endpoint;
+mod guest;
+mod http1;
+pub mod lifecycle;
+mod log_store;
+mod machine;
+mod metrics;
+mod run;
+
+pub use run::{SupervisorError, run};

@@ -1,0 +1,59 @@
+//! Templates and accelerators as the server needs them.
+
+use std::path::PathBuf;
+
+use catalog::Catalog;
+use control::{Accel, BuildFiles};
+use model::BuildId;
+use vmm::{AccelChoice, AccelVerdict};
+
+use crate::cli;
+use crate::state::StateDir;
+
+/// Finds builds in the state directory.
+#[derive(Debug)]
+pub(crate) struct LocalBuilds {
+    root: PathBuf,
+}
+
+impl LocalBuilds {
+    pub(crate) fn new(state: &StateDir) -> Self {
+        Self { root: state.root().to_owned() }
+    }
+}
+
+impl node::Builds for LocalBuilds {
+    fn files(&self, build: &BuildId) -> Result<BuildFiles, String> {
+        let build = template::load(&template::Dirs::new(&self.root), build).map_err(|error| error.to_string())?;
+        Ok(BuildFiles { kernel: build.kernel, initrd: build.initrd, rootfs: build.rootfs })
+    }
+}
+
+/// Which accelerator this host's sandboxes use, found by booting a guest unless it was chosen.
+pub(crate) async fn accelerator(
+    choice: cli::AccelChoice,
+    state: &StateDir,
+    base: &template::Build,
+) -> Result<AccelVerdict, String> {
+    let choice = match choice {
+        cli::AccelChoice::Auto => AccelChoice::Auto,
+        cli::AccelChoice::Kvm => AccelChoice::Kvm,
+        cli::AccelChoice::Tcg => AccelChoice::Tcg,
+    };
+    vmm::choose(choice, &base.kernel, &base.initrd, &state.accel()).await.map_err(|error| error.to_string())
+}
+
+pub(crate) fn control_accel(accel: vmm::Accel) -> Accel {
+    match accel {
+        vmm::Accel::Kvm => Accel::Kvm,
+        vmm::Accel::Tcg => Accel::Tcg,
+    }
+}
+
+/// Makes the base template known under its name.
+pub(crate) async fn register_base(catalog: &Catalog, base: &template::Build) -> Result<(), String> {
+    catalog
+        .put_builtin("base", &base.id, base.shape, model::ENVD_VERSION)
+        .await
+        .map_err(|error| format!("registering the base template: {error}"))
+}

@@ -1,0 +1,154 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Sandboxes for programs you do not trust, on your own machine, spoken to with the E2B SDKs.
+#[derive(Debug, Parser)]
+#[command(name = "coldframe", version, max_term_width = 110)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct State {
+    /// Directory of everything that is kept.
+    #[arg(long = "state", env = "COLDFRAME_STATE", default_value = crate::state::DEFAULT, value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the server: REST API and sandbox traffic on one port.
+    Up(Up),
+    /// Stop the server and every sandbox, and remove what they used.
+    Down {
+        #[command(flatten)]
+        state: State,
+    },
+    /// Print `export` lines that point the E2B SDKs and CLI at this server: eval "$(coldframe env)".
+    Env {
+        #[command(flatten)]
+        state: State,
+        /// Wait so many seconds for a server that is starting.
+        #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+        wait: u64,
+    },
+    /// Check what this host offers, with a hint for each thing that is missing.
+    Doctor {
+        #[command(flatten)]
+        state: State,
+    },
+    /// API keys.
+    #[command(subcommand)]
+    Key(Key),
+    /// Templates.
+    #[command(subcommand)]
+    Template(Template),
+    /// Measure a promise, with the floor in the same run.
+    #[command(subcommand)]
+    Bench(Bench),
+    /// Run one sandbox. Started by the server, not by hand.
+    #[command(hide = true)]
+    Supervisor {
+        /// The sandbox's directory.
+        dir: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Up {
+    #[command(flatten)]
+    pub(crate) state: State,
+    /// Address of the one public port.
+    #[arg(long, env = "COLDFRAME_LISTEN", default_value = "127.0.0.1:3000", value_name = "ADDRESS")]
+    pub(crate) listen: SocketAddr,
+    /// Domain under which sandboxes have host names: <port>-<id>.<domain>. Any is accepted when none is given.
+    #[arg(long, env = "COLDFRAME_DOMAIN", value_name = "DOMAIN")]
+    pub(crate) domain: Option<String>,
+    /// How guest instructions are executed.
+    #[arg(long, env = "COLDFRAME_ACCEL", value_enum, default_value_t = AccelChoice::Auto)]
+    pub(crate) accel: AccelChoice,
+    /// Run in the background and return when the server answers.
+    #[arg(long)]
+    pub(crate) detach: bool,
+    /// Most sandboxes at once.
+    #[arg(long, env = "COLDFRAME_MAX_SANDBOXES", default_value_t = 256, value_name = "N")]
+    pub(crate) max_sandboxes: usize,
+    /// Guest memory of all sandboxes together, in MiB; by default three quarters of the host's.
+    #[arg(long, env = "COLDFRAME_MEMORY_MIB", value_name = "MIB")]
+    pub(crate) memory: Option<u32>,
+    /// Network slots that are kept ready.
+    #[arg(long, env = "COLDFRAME_SLOTS", default_value_t = 8, value_name = "N")]
+    pub(crate) slots: usize,
+    /// Name servers of the guests.
+    #[arg(long, env = "COLDFRAME_DNS", value_delimiter = ',', default_value = "1.1.1.1,8.8.8.8", value_name = "IP")]
+    pub(crate) dns: Vec<std::net::Ipv4Addr>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum AccelChoice {
+    /// KVM where a guest really boots with it, TCG elsewhere.
+    Auto,
+    /// Hardware virtualization.
+    Kvm,
+    /// QEMU's translator.
+    Tcg,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Key {
+    /// Make a key and print it; it is not kept and cannot be shown again.
+    Create {
+        #[command(flatten)]
+        state: State,
+        /// The team that the key acts for; made when it does not exist.
+        #[arg(long, default_value = "default")]
+        team: String,
+        /// What the key is for.
+        #[arg(long, default_value = "cli")]
+        name: String,
+    },
+    /// List keys by what is known of them.
+    List {
+        #[command(flatten)]
+        state: State,
+    },
+    /// Delete a key; it stops working within a second.
+    Delete {
+        #[command(flatten)]
+        state: State,
+        /// The id that `key list` shows.
+        id: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Template {
+    /// Make the base template, unless it is there already.
+    Base {
+        #[command(flatten)]
+        state: State,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Bench {
+    /// From a create request until its first command has finished, against a bare QEMU with the same kernel and disk.
+    Create {
+        #[command(flatten)]
+        state: State,
+        /// How many sandboxes are created, one after the other.
+        #[arg(long, default_value_t = 10)]
+        count: usize,
+    },
+    /// The guest daemon outside a guest: processes, streams and files against bare system calls and sockets.
+    Envd {
+        /// Starts of /bin/true.
+        #[arg(long, default_value_t = 300)]
+        count: usize,
+    },
+}

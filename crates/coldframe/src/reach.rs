@@ -1,0 +1,56 @@
+//! The edge's way to sandboxes: a socket made inside the sandbox's namespace, straight to the guest.
+
+use std::net::SocketAddrV4;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use edge::{ConnectError, Sandboxes, Target};
+use model::{GuestPort, SandboxId, SandboxSpec};
+use network::{Dialer, guest};
+use node::Node;
+use tokio::net::TcpStream;
+
+/// A guest that is up answers a SYN at once; one that is starved of CPU takes a while.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Finds and dials the sandboxes of one node.
+#[derive(Debug)]
+pub(crate) struct Reach {
+    node: Node,
+    dialer: Dialer,
+}
+
+impl Reach {
+    pub(crate) fn new(node: Node) -> Self {
+        Self { node, dialer: Dialer::start() }
+    }
+}
+
+fn target(spec: &SandboxSpec) -> Target {
+    Target {
+        envd_token: spec.envd_token.clone(),
+        traffic_token: spec.traffic_token.clone(),
+        policy: spec.network.clone(),
+    }
+}
+
+#[async_trait]
+impl Sandboxes for Reach {
+    fn lookup(&self, id: &SandboxId) -> Option<Target> {
+        self.node.reach(id).map(|reachable| target(&reachable.spec))
+    }
+
+    fn live(&self) -> Vec<(SandboxId, Target)> {
+        self.node.running().iter().map(|spec| (spec.id.clone(), target(spec))).collect()
+    }
+
+    async fn connect(&self, id: &SandboxId, port: GuestPort) -> Result<TcpStream, ConnectError> {
+        let reachable = self.node.reach(id).ok_or(ConnectError::NotFound)?;
+        let address = SocketAddrV4::new(guest::GUEST_IP, port.get());
+        self.dialer.connect(&reachable.netns, address, CONNECT_TIMEOUT).await.map_err(|error| match error.kind() {
+            std::io::ErrorKind::ConnectionRefused => ConnectError::Refused,
+            std::io::ErrorKind::TimedOut => ConnectError::TimedOut,
+            _ => ConnectError::Io(error),
+        })
+    }
+}

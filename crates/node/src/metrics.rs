@@ -1,0 +1,65 @@
+//! Counters of one node, for Prometheus.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+/// Why a sandbox ended, as a label.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Why {
+    reason: String,
+}
+
+/// What a node counts. Cheap to clone: the clones count together.
+#[derive(Debug, Clone, Default)]
+pub struct NodeMetrics {
+    started: Counter,
+    ended: Family<Why, Counter>,
+    running: Gauge,
+    forced: Counter,
+}
+
+impl NodeMetrics {
+    /// Makes the counters visible in `registry`.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("coldframe_sandboxes_started", "Sandboxes that became ready", self.started.clone());
+        registry.register("coldframe_sandboxes_ended", "Sandboxes that ended, by reason", self.ended.clone());
+        registry.register("coldframe_sandboxes_running", "Sandboxes that run now", self.running.clone());
+        registry.register(
+            "coldframe_cgroup_forced_removals",
+            "Control groups that were still busy when their sandbox had ended",
+            self.forced.clone(),
+        );
+    }
+
+    pub(crate) fn started(&self) {
+        self.started.inc();
+        self.running.inc();
+    }
+
+    pub(crate) fn adopted(&self) {
+        self.running.inc();
+    }
+
+    pub(crate) fn ended(&self, why: &model::EndReason, had_run: bool) {
+        use model::EndReason as E;
+        let reason = match why {
+            E::Killed => "killed",
+            E::TimedOut => "timed_out",
+            E::GuestExited => "guest_exited",
+            E::StartFailed(_) => "start_failed",
+            E::VmmDied(_) => "vmm_died",
+            E::SupervisorDied => "supervisor_died",
+        };
+        self.ended.get_or_create(&Why { reason: reason.into() }).inc();
+        if had_run {
+            self.running.dec();
+        }
+    }
+
+    pub(crate) fn cgroup_forced(&self) {
+        self.forced.inc();
+    }
+}

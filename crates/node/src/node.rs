@@ -1,0 +1,157 @@
+//! The node: a map of what runs here, and the tasks that keep it true.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use cgroup::Hierarchy;
+use model::{SandboxId, SandboxSpec};
+use tokio_util::sync::CancellationToken;
+
+use crate::admission::Admission;
+use crate::config::{Builds, NodeConfig};
+use crate::entry::Entry;
+use crate::metrics::NodeMetrics;
+use crate::release::Releaser;
+use crate::repeat::Repeats;
+use crate::slots::Slots;
+
+/// A node could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// Network set-up failed.
+    #[error("setting up the network: {0}")]
+    Network(#[from] network::NetworkError),
+    /// No control groups.
+    #[error("setting up control groups: {0}")]
+    Cgroup(#[from] cgroup::CgroupError),
+    /// The directory of sandboxes.
+    #[error("the directory of sandboxes {path}: {source}")]
+    Directory {
+        /// Which directory.
+        path: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// What the edge needs to reach a sandbox.
+#[derive(Debug, Clone)]
+pub struct Reachable {
+    /// Tokens and policy.
+    pub spec: Arc<SandboxSpec>,
+    /// The namespace in which the guest has its address.
+    pub netns: Arc<OwnedFd>,
+}
+
+/// Everything that runs on this host. Cheap to clone.
+#[derive(Clone)]
+pub struct Node {
+    pub(crate) shared: Arc<Shared>,
+}
+
+pub(crate) struct Shared {
+    pub(crate) config: NodeConfig,
+    pub(crate) builds: Arc<dyn Builds>,
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) hierarchy: Hierarchy,
+    pub(crate) slots: Arc<Slots>,
+    pub(crate) releaser: Releaser,
+    pub(crate) metrics: NodeMetrics,
+    pub(crate) repeats: Repeats,
+    sandboxes: RwLock<HashMap<SandboxId, Arc<Entry>>>,
+    stop: CancellationToken,
+}
+
+impl Node {
+    /// Prepares the host, adopts the sandboxes of a predecessor, reclaims what else it left, and keeps slots ready.
+    pub async fn start(config: NodeConfig, builds: Arc<dyn Builds>, metrics: NodeMetrics) -> Result<Self, NodeError> {
+        let directory = |source| NodeError::Directory { path: config.sandboxes.display().to_string(), source };
+        std::fs::create_dir_all(&config.sandboxes).map_err(directory)?;
+        let hierarchy = Hierarchy::discover()?;
+        let host = Arc::new(network::Host::prepare(config.tag.clone(), network::Subnet::of(&config.tag)).await?);
+        let survivors = crate::adopt::survivors(&config.sandboxes).await.map_err(directory)?;
+        let in_use = survivors.iter().map(|survivor| survivor.launch.slot).collect();
+        crate::adopt::reclaim(&config, &hierarchy, &host, &survivors, &metrics).await;
+        let slots = Arc::new(Slots::new(host, config.slots_ahead, &in_use));
+        let releaser = Releaser { hierarchy: hierarchy.clone(), slots: Arc::clone(&slots), metrics: metrics.clone() };
+        let admission = Admission::new(&config);
+        let node = Self {
+            shared: Arc::new(Shared {
+                config,
+                builds,
+                admission,
+                hierarchy,
+                slots,
+                releaser,
+                metrics,
+                repeats: Repeats::default(),
+                sandboxes: RwLock::default(),
+                stop: CancellationToken::new(),
+            }),
+        };
+        for survivor in survivors {
+            node.adopt(survivor);
+        }
+        let (slots, stop) = (Arc::clone(&node.shared.slots), node.shared.stop.clone());
+        tokio::spawn(async move { stop.run_until_cancelled(slots.keep_filled()).await });
+        Ok(node)
+    }
+
+    /// Prepares for the end of this server: no more slots are made and unused ones are destroyed. Sandboxes run on.
+    pub async fn stop(&self) {
+        self.shared.stop.cancel();
+        self.shared.slots.drain().await;
+    }
+
+    /// How to reach a running sandbox; `None` when there is none with this id.
+    #[must_use]
+    pub fn reach(&self, id: &SandboxId) -> Option<Reachable> {
+        let entry = self.entry(id)?;
+        entry.runs().then(|| Reachable { spec: Arc::clone(&entry.spec), netns: Arc::clone(&entry.netns) })
+    }
+
+    /// The specification of every running sandbox.
+    #[must_use]
+    pub fn running(&self) -> Vec<Arc<SandboxSpec>> {
+        self.read().values().filter(|entry| entry.runs()).map(|entry| Arc::clone(&entry.spec)).collect()
+    }
+
+    /// Ends every sandbox and waits until nothing is left of them.
+    pub async fn kill_all(&self) {
+        let entries: Vec<_> = self.read().values().cloned().collect();
+        let kills = entries.iter().map(|entry| async {
+            if let Err(error) = entry.client.kill().await {
+                tracing::warn!(sandbox = %entry.spec.id, %error, "ending the sandbox");
+            }
+            entry.released.cancelled().await;
+        });
+        futures_util::future::join_all(kills).await;
+    }
+
+    pub(crate) fn entry(&self, id: &SandboxId) -> Option<Arc<Entry>> {
+        self.read().get(id).cloned()
+    }
+
+    pub(crate) fn insert(&self, entry: Arc<Entry>) {
+        self.write().insert(entry.spec.id.clone(), entry);
+    }
+
+    pub(crate) fn remove(&self, id: &SandboxId) {
+        self.write().remove(id);
+    }
+
+    pub(crate) fn read(&self) -> std::sync::RwLockReadGuard<'_, HashMap<SandboxId, Arc<Entry>>> {
+        self.shared.sandboxes.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<SandboxId, Arc<Entry>>> {
+        self.shared.sandboxes.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node").field("sandboxes", &self.read().len()).finish_non_exhaustive()
+    }
+}

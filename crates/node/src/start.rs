@@ -1,0 +1,170 @@
+//! Starting one sandbox.
+
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::Arc;
+
+use control::{CgroupLimits, Client, Deadlines, Launch, Phase, SOCKET_FILE};
+use jiff::{SignedDuration, Timestamp};
+use model::{CreateSandbox, FleetError, MiB, SandboxId, SandboxRecord, SandboxSpec, Shape};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::admission::Room;
+use crate::config::NodeConfig;
+use crate::entry::{Entry, View};
+use crate::node::Node;
+use crate::process::SupervisorProcess;
+use crate::release::Holdings;
+
+/// What a VMM needs beside the guest's memory: its own code and heap, the translator's buffer without KVM.
+const VMM_OVERHEAD: MiB = MiB(768);
+/// QEMU has about a dozen threads; more means that something else runs in its group.
+const VMM_PIDS: u32 = 128;
+
+impl Node {
+    /// Starts a sandbox and waits until it runs. Runs to its end once it is polled for the first time: call it in a
+    /// task of its own.
+    pub(crate) async fn start_sandbox(&self, wanted: CreateSandbox) -> Result<SandboxRecord, FleetError> {
+        let room = self.shared.admission.room(wanted.shape.memory)?;
+        let build = self.shared.builds.files(&wanted.build).map_err(FleetError::Internal)?;
+        let spec = Arc::new(specification(wanted));
+        let turn = self.shared.admission.turn().await?;
+        let slot = tokio::time::timeout(self.shared.config.start_patience, self.shared.slots.take())
+            .await
+            .map_err(|_| FleetError::NoCapacity("no network slot became free on this host; try again later".into()))?;
+        let launch = self.launch(&spec, build, slot.index());
+        let mut holdings = Holdings {
+            id: spec.id.clone(),
+            process: None,
+            cgroup: launch.cgroup.clone(),
+            slot: Some(slot.index()),
+            dir: self.shared.config.sandboxes.join(spec.id.as_str()),
+        };
+        let spawned = async {
+            slot.apply(&spec.network).await.map_err(io::Error::other)?;
+            let netns = slot.open_netns().map_err(io::Error::other)?;
+            let process = spawn(&self.shared.config.binary, &holdings.dir, &launch, netns.try_clone()?)?;
+            Ok::<_, io::Error>((netns, process))
+        };
+        let (netns, process) = match spawned.await {
+            Ok(started) => started,
+            Err(error) => {
+                let text = format!("starting the supervisor of sandbox {}: {error}", spec.id);
+                tracing::error!(sandbox = %spec.id, %error, "starting the supervisor failed");
+                self.shared.releaser.release(holdings).await;
+                return Err(FleetError::Internal(text));
+            }
+        };
+        holdings.process = Some(process);
+        let first = View { phase: Phase::Starting, end_at: spec.end_at, envd_version: String::new(), ended: None };
+        let entry = self.tend(Arc::clone(&spec), Arc::new(netns), holdings, room, first);
+        let started = entry.started().await;
+        drop(turn);
+        if started.is_err() {
+            // What the sandbox held is free again when its client hears of the failure.
+            entry.released.cancelled().await;
+        }
+        started
+    }
+
+    /// Enters a sandbox into the map and follows it until everything it held is released.
+    pub(crate) fn tend(
+        &self,
+        spec: Arc<SandboxSpec>,
+        netns: Arc<std::os::fd::OwnedFd>,
+        holdings: Holdings,
+        room: Room,
+        first: View,
+    ) -> Arc<Entry> {
+        let (sender, view) = watch::channel(first);
+        let entry = Arc::new(Entry {
+            client: Client::new(&holdings.dir),
+            dir: holdings.dir.clone(),
+            spec,
+            netns,
+            view,
+            released: CancellationToken::new(),
+        });
+        self.insert(Arc::clone(&entry));
+        tokio::spawn(crate::adopt::follow(self.clone(), Arc::clone(&entry), sender, holdings, room));
+        entry
+    }
+
+    fn launch(&self, spec: &Arc<SandboxSpec>, build: control::BuildFiles, slot: u16) -> Launch {
+        let config = &self.shared.config;
+        Launch {
+            spec: SandboxSpec::clone(spec),
+            build,
+            accel: config.accel,
+            slot,
+            cgroup: cgroup_of(config, &spec.id),
+            limits: limits(spec.shape),
+            vmm_uid: vmm_uid(config, slot),
+            dns: config.dns.clone(),
+            deadlines: Deadlines { ready_ms: millis(config.ready), init_ms: millis(config.init) },
+        }
+    }
+}
+
+/// The group of one sandbox, relative to the hierarchy's root.
+pub(crate) fn cgroup_of(config: &NodeConfig, id: &SandboxId) -> std::path::PathBuf {
+    instance_cgroup(config).join(id.as_str())
+}
+
+/// The group of all sandboxes of this instance.
+pub(crate) fn instance_cgroup(config: &NodeConfig) -> std::path::PathBuf {
+    Path::new(&format!("coldframe-{}", config.tag)).to_owned()
+}
+
+/// A user for each slot of each instance, in a range that no distribution hands out.
+fn vmm_uid(config: &NodeConfig, slot: u16) -> u32 {
+    const BASE: u32 = 0x4000_0000;
+    BASE + (u32::from(config.tag.number()) << 12) + u32::from(slot % crate::slots::MAX_SLOTS)
+}
+
+fn limits(shape: Shape) -> CgroupLimits {
+    CgroupLimits {
+        memory_max: shape.memory.bytes() + VMM_OVERHEAD.bytes(),
+        pids_max: VMM_PIDS,
+        // One more than the guest has, for the VMM's own threads.
+        cpu_quota_us: CgroupLimits::CPU_PERIOD_US * (u64::from(shape.vcpus.0) + 1),
+    }
+}
+
+fn millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn specification(wanted: CreateSandbox) -> SandboxSpec {
+    let started_at = Timestamp::now();
+    let timeout = SignedDuration::try_from(wanted.timeout).unwrap_or(SignedDuration::MAX);
+    SandboxSpec {
+        id: SandboxId::random(),
+        team: wanted.team,
+        template: wanted.template,
+        alias: wanted.alias,
+        build: wanted.build,
+        shape: wanted.shape,
+        metadata: wanted.metadata,
+        env: wanted.env,
+        network: wanted.network,
+        on_timeout: wanted.on_timeout,
+        envd_token: wanted.envd_token,
+        traffic_token: wanted.traffic_token,
+        started_at,
+        end_at: started_at.saturating_add(timeout).unwrap_or(Timestamp::MAX),
+        idempotency_key: wanted.idempotency_key,
+    }
+}
+
+/// The listener is made here and inherited, so the node can connect from the first moment and nobody polls.
+fn spawn(binary: &Path, dir: &Path, launch: &Launch, netns: std::os::fd::OwnedFd) -> io::Result<SupervisorProcess> {
+    std::fs::DirBuilder::new().mode(0o700).create(dir)?;
+    launch.write(dir).map_err(io::Error::other)?;
+    let control = UnixListener::bind(dir.join(SOCKET_FILE))?;
+    control.set_nonblocking(true)?;
+    SupervisorProcess::spawn(binary, dir, control, netns)
+}

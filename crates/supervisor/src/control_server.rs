@@ -1,0 +1,123 @@
+//! The node's door: the routes of crate `control`.
+
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use control::{EndTime, Event, LogFilter, Status};
+use futures_util::stream;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::{Frame, Incoming};
+use tokio::net::UnixListener;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::http1::{Body, json, read_body, serve, text};
+use crate::lifecycle::Command;
+use crate::log_store::{self, LogStore};
+use crate::metrics::Samples;
+
+/// The node keeps one for events and makes short ones beside it.
+const MAX_CONNECTIONS: usize = 128;
+const MAX_BODY_BYTES: usize = 64 << 10;
+const BODY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What the routes need.
+pub(crate) struct Control {
+    pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) status: watch::Receiver<Status>,
+    /// Set once, when the sandbox has ended.
+    pub(crate) ended: watch::Receiver<Option<Event>>,
+    /// Cancelled when somebody was told how it ended.
+    pub(crate) told: CancellationToken,
+    pub(crate) samples: Rc<Samples>,
+    pub(crate) logs: Rc<LogStore>,
+}
+
+/// Answers the node for ever.
+pub(crate) async fn run(listener: UnixListener, control: Control) {
+    let control = Rc::new(control);
+    let accept = async || Ok(listener.accept().await?.0);
+    serve(MAX_CONNECTIONS, accept, move |request| answer(request, Rc::clone(&control))).await;
+}
+
+async fn answer(request: Request<Incoming>, control: Rc<Control>) -> Response<Body> {
+    let (head, body) = request.into_parts();
+    let body = match read_body(body, MAX_BODY_BYTES, BODY_TIMEOUT).await {
+        Ok(body) => body,
+        Err(refusal) => return refusal,
+    };
+    match (head.method, head.uri.path()) {
+        (Method::GET, "/v1/status") => json(&*control.status.borrow()),
+        (Method::GET, "/v1/events") => events(&control),
+        (Method::PUT, "/v1/end") => match serde_json::from_slice::<EndTime>(&body) {
+            Ok(end) => set_end(&control, end).await,
+            Err(error) => text(StatusCode::BAD_REQUEST, format!("reading the end time: {error}")),
+        },
+        (Method::POST, "/v1/kill") => {
+            // A closed queue means that it is ending already.
+            let _ = control.commands.send(Command::Kill).await;
+            text(StatusCode::ACCEPTED, "")
+        }
+        (Method::GET, "/v1/metrics") => json(&control.samples.all()),
+        (Method::POST, "/v1/logs") => match serde_json::from_slice::<LogFilter>(&body) {
+            Ok(filter) => logs(&control, filter).await,
+            Err(error) => text(StatusCode::BAD_REQUEST, format!("reading the log filter: {error}")),
+        },
+        (_, path) => text(StatusCode::NOT_FOUND, format!("no such route: {path}")),
+    }
+}
+
+async fn set_end(control: &Control, end: EndTime) -> Response<Body> {
+    let (reply, answer) = oneshot::channel();
+    let sent = control.commands.send(Command::SetEnd(end, reply)).await;
+    match (sent, answer.await) {
+        (Ok(()), Ok(status)) => json(&status),
+        _ => text(StatusCode::CONFLICT, "the sandbox is ending"),
+    }
+}
+
+async fn logs(control: &Control, filter: LogFilter) -> Response<Body> {
+    let dir = control.logs.dir().to_owned();
+    let found = tokio::task::spawn_blocking(move || log_store::query(&dir, &filter)).await;
+    match found {
+        Ok(Ok(entries)) => json(&entries),
+        Ok(Err(error)) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("reading the log: {error}")),
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("reading the log: {error}")),
+    }
+}
+
+/// One line per change, the current status first, [`Event::Ended`] last. Only the newest status is kept for a slow
+/// reader.
+fn events(control: &Control) -> Response<Body> {
+    let mut status = control.status.clone();
+    status.mark_changed();
+    let ended = control.ended.clone();
+    let told = control.told.clone();
+    let lines = stream::unfold(Some((status, ended, told)), |state| async {
+        let (mut status, mut ended, told) = state?;
+        let event = tokio::select! {
+            // The sender lives until the process exits: an error here is an end without words.
+            last = ended.wait_for(Option::is_some) => match last {
+                Ok(event) => event.clone()?,
+                Err(_) => return None,
+            },
+            changed = status.changed() => match changed {
+                Ok(()) => Event::Status(status.borrow_and_update().clone()),
+                // The lifecycle is over; what is left to say is how it ended.
+                Err(_) => ended.wait_for(Option::is_some).await.ok()?.clone()?,
+            },
+        };
+        let last = matches!(event, Event::Ended { .. });
+        if last {
+            told.cancel();
+        }
+        let mut line = serde_json::to_vec(&event).ok()?;
+        line.push(b'\n');
+        let frame = Ok::<_, Infallible>(Frame::data(Bytes::from(line)));
+        Some((frame, (!last).then_some((status, ended, told))))
+    });
+    Response::new(BodyExt::boxed_unsync(StreamBody::new(lines)))
+}

@@ -1,0 +1,199 @@
+//! A sandbox's log: lines on disk, bounded.
+//!
+//! Two files of at most [`SEGMENT_BYTES`]: the newer one grows; when it is full it replaces the older one. So a chatty
+//! guest keeps between one and two segments of its newest lines and never more.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use control::LogFilter;
+use model::{LogEntry, LogLevel, LogSource};
+
+/// A segment holds about a minute of a guest that prints without pause, and hours of a normal one.
+const SEGMENT_BYTES: u64 = 4 << 20;
+/// Longer messages are cut here.
+const MAX_MESSAGE_BYTES: usize = 64 << 10;
+/// A line on disk: the message, escaped, and its fields.
+const MAX_LINE_BYTES: u64 = 512 << 10;
+/// The most one query returns.
+const MAX_LINES: usize = 10_000;
+
+const NEWER: &str = "log.ndjson";
+const OLDER: &str = "log.1.ndjson";
+
+/// Appends and searches the log of one sandbox.
+#[derive(Debug)]
+pub(crate) struct LogStore {
+    dir: PathBuf,
+    segment: RefCell<Segment>,
+}
+
+#[derive(Debug)]
+struct Segment {
+    file: File,
+    bytes: u64,
+}
+
+impl LogStore {
+    pub(crate) fn create(dir: &Path) -> std::io::Result<Self> {
+        let segment = RefCell::new(Segment::create(dir)?);
+        Ok(Self { dir: dir.to_owned(), segment })
+    }
+
+    /// Adds a line. A full disk loses log lines, never the sandbox.
+    pub(crate) fn append(&self, entry: &LogEntry) {
+        if let Err(error) = self.try_append(entry) {
+            tracing::warn!(%error, "a log line was lost");
+        }
+    }
+
+    /// Adds a line of the supervisor's own.
+    pub(crate) fn say(&self, level: LogLevel, message: impl Into<String>) {
+        self.append(&LogEntry {
+            timestamp: jiff::Timestamp::now(),
+            level,
+            source: LogSource::Supervisor,
+            message: message.into(),
+            fields: std::collections::BTreeMap::default(),
+        });
+    }
+
+    fn try_append(&self, entry: &LogEntry) -> std::io::Result<()> {
+        let mut line = if entry.message.len() > MAX_MESSAGE_BYTES {
+            let cut = entry.message.floor_char_boundary(MAX_MESSAGE_BYTES);
+            serde_json::to_vec(&LogEntry { message: entry.message[..cut].to_owned(), ..entry.clone() })?
+        } else {
+            serde_json::to_vec(entry)?
+        };
+        line.push(b'\n');
+        let size = line.len() as u64;
+        if size > MAX_LINE_BYTES {
+            return Err(std::io::Error::other(format!("a line of {size} bytes")));
+        }
+        let mut segment = self.segment.borrow_mut();
+        if segment.bytes + size > SEGMENT_BYTES {
+            std::fs::rename(self.dir.join(NEWER), self.dir.join(OLDER))?;
+            *segment = Segment::create(&self.dir)?;
+        }
+        segment.file.write_all(&line)?;
+        segment.bytes += size;
+        Ok(())
+    }
+
+    /// The lines that the filter wants: the first ones of its direction, oldest first unless it asks backward.
+    pub(crate) fn query(&self, filter: &LogFilter) -> std::io::Result<Vec<LogEntry>> {
+        query(&self.dir, filter)
+    }
+
+    /// Where the lines are, for a query on another thread.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+}
+
+impl Segment {
+    fn create(dir: &Path) -> std::io::Result<Self> {
+        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(dir.join(NEWER))?;
+        let bytes = file.metadata()?.len();
+        Ok(Self { file, bytes })
+    }
+}
+
+/// Reads both segments, a line at a time: memory is that of the answer.
+pub(crate) fn query(dir: &Path, filter: &LogFilter) -> std::io::Result<Vec<LogEntry>> {
+    let limit = filter.limit.unwrap_or(MAX_LINES).min(MAX_LINES);
+    let mut found = VecDeque::new();
+    for name in [OLDER, NEWER] {
+        let file = match File::open(dir.join(name)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        let mut reader = BufReader::new(file);
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            if reader.by_ref().take(MAX_LINE_BYTES).read_until(b'\n', &mut line)? == 0 {
+                break;
+            }
+            // The last line may be half written at this moment.
+            let Ok(entry) = serde_json::from_slice::<LogEntry>(&line) else { continue };
+            if !wanted(&entry, filter) {
+                continue;
+            }
+            if found.len() == limit {
+                if !filter.backward {
+                    return Ok(found.into());
+                }
+                found.pop_front();
+            }
+            if limit > 0 {
+                found.push_back(entry);
+            }
+        }
+    }
+    if filter.backward {
+        found.make_contiguous().reverse();
+    }
+    Ok(found.into())
+}
+
+fn wanted(entry: &LogEntry, filter: &LogFilter) -> bool {
+    filter.start.is_none_or(|start| entry.timestamp >= start)
+        && filter.end.is_none_or(|end| entry.timestamp <= end)
+        && filter.level.is_none_or(|level| entry.level >= level)
+        && filter.search.as_ref().is_none_or(|text| entry.message.contains(text.as_str()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(second: i64, message: &str) -> LogEntry {
+        LogEntry {
+            timestamp: jiff::Timestamp::from_second(second).unwrap(),
+            level: LogLevel::Info,
+            source: LogSource::Process,
+            message: message.into(),
+            fields: std::collections::BTreeMap::default(),
+        }
+    }
+
+    #[test]
+    fn a_query_takes_the_first_lines_of_its_direction() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = LogStore::create(dir.path()).unwrap();
+        for i in 0..10 {
+            store.append(&entry(i, &format!("line {i}")));
+        }
+        let texts = |filter: LogFilter| -> Vec<String> {
+            store.query(&filter).unwrap().into_iter().map(|entry| entry.message).collect()
+        };
+        assert_eq!(texts(LogFilter { limit: Some(2), ..Default::default() }), ["line 0", "line 1"]);
+        let newest = LogFilter { limit: Some(2), backward: true, ..Default::default() };
+        assert_eq!(texts(newest), ["line 9", "line 8"]);
+        let from = LogFilter { start: jiff::Timestamp::from_second(8).ok(), ..Default::default() };
+        assert_eq!(texts(from), ["line 8", "line 9"]);
+        assert_eq!(texts(LogFilter { search: Some("7".into()), ..Default::default() }), ["line 7"]);
+        assert!(texts(LogFilter { level: Some(LogLevel::Error), ..Default::default() }).is_empty());
+    }
+
+    #[test]
+    fn the_log_is_bounded_and_keeps_the_newest() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = LogStore::create(dir.path()).unwrap();
+        let long = "x".repeat(2 * MAX_MESSAGE_BYTES);
+        for i in 0..200 {
+            store.append(&entry(i, &long));
+        }
+        let on_disk: u64 = [NEWER, OLDER].iter().map(|n| std::fs::metadata(dir.path().join(n)).unwrap().len()).sum();
+        assert!(on_disk <= 2 * SEGMENT_BYTES, "{on_disk}");
+        let newest = store.query(&LogFilter { limit: Some(1), backward: true, ..Default::default() }).unwrap();
+        assert_eq!(newest[0].timestamp.as_second(), 199);
+        assert_eq!(newest[0].message.len(), MAX_MESSAGE_BYTES);
+    }
+}
