@@ -1,5 +1,9 @@
 //! The few system calls that need unsafe code, each behind a safe function.
 
 pub mod child;
+pub mod inherited;
 pub mod netns;
+#[cfg(feature = "tokio")]
+pub mod readable;
+pub mod spawn;
 pub mod tap;
