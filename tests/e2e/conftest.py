@@ -180,17 +180,18 @@ def node(node_modules: Path) -> str:
     pytest.fail(f"the e2b SDK needs Node.js {NODE_MAJOR} or newer")
 
 
-@pytest.fixture
-def js(tmp_path: Path, node_modules: Path, node: str, server: Server) -> Callable[..., subprocess.CompletedProcess]:
+@pytest.fixture(scope="session")
+def js(tmp_path_factory, node_modules: Path, node: str, server: Server) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs a module of this suite where `import 'e2b'` finds the newest SDK."""
-    (tmp_path / "node_modules").symlink_to(node_modules)
-    (tmp_path / "package.json").write_text('{"private": true, "type": "module"}')
+    place = tmp_path_factory.mktemp("js")
+    (place / "node_modules").symlink_to(node_modules)
+    (place / "package.json").write_text('{"private": true, "type": "module"}')
 
-    def run(source: Path, *options: str, timeout: float = 170) -> subprocess.CompletedProcess:
-        shutil.copy(source, tmp_path / source.name)
+    def run(source: Path, *options: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+        shutil.copy(source, place)
         return subprocess.run(
             [node, *options, source.name],
-            cwd=tmp_path,
+            cwd=place,
             env={**os.environ, **server.environ()},
             capture_output=True,
             text=True,

@@ -32,9 +32,9 @@ def _ip(*args: str) -> None:
 
 @contextlib.contextmanager
 def neighbour(addresses: list[str]) -> Iterator[None]:
-    """A host one hop away that owns `addresses` and serves HTTP on each of them at port 8099.
+    """A host behind a router that owns `addresses` and serves HTTP on each of them at port 8099.
 
-    Host routes for exactly those addresses point at it; nothing else of this machine's routing changes."""
+    Host routes for exactly those addresses lead to it; nothing else of this machine's routing changes."""
     tag = f"cfe{os.getpid() % 10**6:06d}"
     namespace, near, far = f"{tag}h", f"{tag}a", f"{tag}b"
     served: subprocess.Popen | None = None
@@ -44,12 +44,13 @@ def neighbour(addresses: list[str]) -> Iterator[None]:
         _ip("link", "set", near, "up")
         _ip("-n", namespace, "link", "set", "lo", "up")
         _ip("-n", namespace, "link", "set", far, "up")
-        _ip("addr", "add", "198.18.255.1/32", "dev", near)
-        for address in addresses:
-            _ip("-n", namespace, "addr", "add", f"{address}/32", "dev", far)
-            _ip("route", "add", f"{address}/32", "dev", near, "src", "198.18.255.1")
+        _ip("addr", "add", "198.18.255.1/32", "peer", "198.18.255.2/32", "dev", near)
+        _ip("-n", namespace, "addr", "add", "198.18.255.2/32", "peer", "198.18.255.1/32", "dev", far)
         # Answers go back over the only wire there is.
-        _ip("-n", namespace, "route", "add", "default", "dev", far)
+        _ip("-n", namespace, "route", "add", "default", "via", "198.18.255.1")
+        for address in addresses:
+            _ip("-n", namespace, "addr", "add", f"{address}/32", "dev", "lo")
+            _ip("route", "add", f"{address}/32", "via", "198.18.255.2")
         served = subprocess.Popen(
             ["ip", "netns", "exec", namespace, sys.executable, "-c", _SERVE], stdout=subprocess.DEVNULL
         )

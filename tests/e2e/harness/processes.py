@@ -14,11 +14,8 @@ class Process:
     pid: int
     args: tuple[str, ...]
     cgroup: str
-
-    @property
-    def name(self) -> str:
-        """Base name of what was executed."""
-        return os.path.basename(self.args[0]) if self.args else ""
+    #: Base name of what it executes.
+    name: str
 
 
 def processes() -> list[Process]:
@@ -30,11 +27,12 @@ def processes() -> list[Process]:
         try:
             raw = Path(f"/proc/{entry}/cmdline").read_bytes()
             group = Path(f"/proc/{entry}/cgroup").read_text()
+            name = os.path.basename(os.readlink(f"/proc/{entry}/exe")).removesuffix(" (deleted)")
         except OSError:
             continue  # gone meanwhile
         args = tuple(part.decode(errors="replace") for part in raw.rstrip(b"\0").split(b"\0"))
         if raw:
-            found.append(Process(int(entry), args, group))
+            found.append(Process(int(entry), args, group, name))
     return found
 
 

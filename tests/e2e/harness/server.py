@@ -9,7 +9,6 @@ import re
 import shutil
 import signal
 import socket
-import sqlite3
 import subprocess
 import time
 from dataclasses import dataclass, field
@@ -117,25 +116,18 @@ class Server:
         return hashlib.sha256(os.fsencode(self.state.resolve())).hexdigest()[:4]
 
     def own_processes(self) -> list[Process]:
-        """Every process of this instance."""
-        state, group = str(self.state.resolve()), f"coldframe-{self.tag}"
-        mine = os.getpid()
+        """Every process of this instance: in its control groups, or this program working on its state directory."""
+        state, group = str(self.state.resolve()), f"/coldframe-{self.tag}/"
         return [
             process
             for process in processes()
-            if process.pid != mine
-            and (group in process.cgroup or (process.name.startswith(("coldframe", "qemu")) and state in " ".join(process.args)))
+            if group in process.cgroup
+            or (process.name.startswith(("coldframe", "qemu-system")) and any(state in arg for arg in process.args))
         ]
 
     def server_pid(self) -> int:
         """The process that serves."""
-        found = [
-            process
-            for process in self.own_processes()
-            if process.name == binary().name and len(process.args) > 1 and process.args[1] in ("up", "serve", "server")
-        ]
-        assert len(found) == 1, f"expected one server process, found {found}"
-        return found[0].pid
+        return json.loads((self.state / "run" / "server.json").read_text())["pid"]
 
     def supervisor_pid(self, sandbox: str) -> int:
         """The supervisor of a sandbox."""
@@ -188,18 +180,15 @@ class Server:
 
 
 def sibling(template_of: Path, state: Path) -> Server:
-    """A second instance that starts from the first one's kernel and builds, with no sandbox of its own.
-
-    The template catalog is copied through SQLite, so the first instance may run meanwhile."""
+    """A new instance that starts from the kernel and builds of another state directory."""
     shutil.rmtree(state, ignore_errors=True)
     state.mkdir(parents=True)
     for name in SHARED_BUILDS:
         if (template_of / name).exists():
             (state / name).symlink_to(template_of / name)
-    source = template_of / "catalog.db"
-    if source.exists():
-        with sqlite3.connect(f"file:{source}?mode=ro", uri=True) as old, sqlite3.connect(state / "catalog.db") as new:
-            old.backup(new)
+    # Which accelerator works was found out when the template was made; it holds for the whole host.
+    if (template_of / "accel.json").exists():
+        shutil.copy(template_of / "accel.json", state)
     return Server(state, free_port())
 
 
