@@ -10,6 +10,7 @@ mod env;
 mod guest;
 mod key;
 mod logging;
+mod metrics;
 mod progress;
 mod reach;
 mod server;

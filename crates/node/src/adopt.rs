@@ -9,10 +9,10 @@ use std::sync::Arc;
 use cgroup::{Hierarchy, Removal};
 use control::{Client, Event, Launch, Status};
 use model::EndReason;
+use network::InstanceTag;
 use tokio::sync::watch;
 
 use crate::admission::Room;
-use crate::config::NodeConfig;
 use crate::entry::{Entry, View};
 use crate::metrics::NodeMetrics;
 use crate::node::Node;
@@ -25,9 +25,9 @@ const LAST_WORDS: usize = 12;
 /// A supervisor of a predecessor that still answers.
 pub(crate) struct Survivor {
     pub(crate) launch: Launch,
-    dir: PathBuf,
+    pub(crate) dir: PathBuf,
     status: Status,
-    process: SupervisorProcess,
+    pub(crate) process: SupervisorProcess,
     netns: OwnedFd,
 }
 
@@ -60,14 +60,15 @@ async fn survivor(dir: &Path) -> Result<Survivor, String> {
 /// Removes what a predecessor left beside the survivors: processes, groups, namespaces, links, files. Failures are
 /// logged; nothing that is left stops a new sandbox from getting names of its own.
 pub(crate) async fn reclaim(
-    config: &NodeConfig,
+    sandboxes: &Path,
+    tag: InstanceTag,
     hierarchy: &Hierarchy,
     host: &network::Host,
     survivors: &[Survivor],
     metrics: &NodeMetrics,
 ) {
     let alive: HashSet<&str> = survivors.iter().map(|survivor| survivor.launch.spec.id.as_str()).collect();
-    let instance = crate::start::instance_cgroup(config);
+    let instance = crate::start::instance_cgroup(tag);
     match hierarchy.children(&instance) {
         Ok(groups) => {
             for group in groups.iter().filter(|group| !alive.contains(group.as_str())) {
@@ -84,7 +85,7 @@ pub(crate) async fn reclaim(
     if let Err(error) = host.reclaim(&slots).await {
         tracing::error!(%error, "removing leftover network slots failed");
     }
-    let Ok(dirs) = std::fs::read_dir(&config.sandboxes) else { return };
+    let Ok(dirs) = std::fs::read_dir(sandboxes) else { return };
     for dir in dirs.flatten().filter(|dir| !dir.file_name().to_str().is_some_and(|name| alive.contains(name))) {
         if let Err(error) = std::fs::remove_dir_all(dir.path()) {
             tracing::error!(dir = %dir.path().display(), %error, "removing a leftover sandbox directory failed");

@@ -54,7 +54,6 @@ pub(crate) struct Shared {
     pub(crate) config: NodeConfig,
     pub(crate) builds: Arc<dyn Builds>,
     pub(crate) admission: Arc<Admission>,
-    pub(crate) hierarchy: Hierarchy,
     pub(crate) slots: Arc<Slots>,
     pub(crate) releaser: Releaser,
     pub(crate) metrics: NodeMetrics,
@@ -69,19 +68,18 @@ impl Node {
         let directory = |source| NodeError::Directory { path: config.sandboxes.display().to_string(), source };
         std::fs::create_dir_all(&config.sandboxes).map_err(directory)?;
         let hierarchy = Hierarchy::discover()?;
-        let host = Arc::new(network::Host::prepare(config.tag.clone(), network::Subnet::of(&config.tag)).await?);
+        let host = Arc::new(network::Host::prepare(config.tag, None).await?);
         let survivors = crate::adopt::survivors(&config.sandboxes).await.map_err(directory)?;
         let in_use = survivors.iter().map(|survivor| survivor.launch.slot).collect();
-        crate::adopt::reclaim(&config, &hierarchy, &host, &survivors, &metrics).await;
+        crate::adopt::reclaim(&config.sandboxes, config.tag, &hierarchy, &host, &survivors, &metrics).await;
         let slots = Arc::new(Slots::new(host, config.slots_ahead, &in_use));
-        let releaser = Releaser { hierarchy: hierarchy.clone(), slots: Arc::clone(&slots), metrics: metrics.clone() };
+        let releaser = Releaser { hierarchy, slots: Arc::clone(&slots), metrics: metrics.clone() };
         let admission = Admission::new(&config);
         let node = Self {
             shared: Arc::new(Shared {
                 config,
                 builds,
                 admission,
-                hierarchy,
                 slots,
                 releaser,
                 metrics,

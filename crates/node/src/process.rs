@@ -50,7 +50,7 @@ impl SupervisorProcess {
     pub(crate) fn open(pid: i32) -> io::Result<Self> {
         let number = Pid::from_raw(pid).ok_or_else(|| io::Error::other(format!("{pid} is no process")))?;
         let pidfd = pidfd_open(number, PidfdFlags::NONBLOCK)?;
-        Ok(Self { pid, pidfd: AsyncFd::with_interest(pidfd, tokio::io::Interest::READABLE)?, child: None })
+        Ok(Self { pid, pidfd: sys::readable::readable(pidfd)?, child: None })
     }
 
     pub(crate) fn pid(&self) -> i32 {

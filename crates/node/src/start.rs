@@ -111,18 +111,18 @@ impl Node {
 
 /// The group of one sandbox, relative to the hierarchy's root.
 pub(crate) fn cgroup_of(config: &NodeConfig, id: &SandboxId) -> std::path::PathBuf {
-    instance_cgroup(config).join(id.as_str())
+    instance_cgroup(config.tag).join(id.as_str())
 }
 
 /// The group of all sandboxes of this instance.
-pub(crate) fn instance_cgroup(config: &NodeConfig) -> std::path::PathBuf {
-    Path::new(&format!("coldframe-{}", config.tag)).to_owned()
+pub(crate) fn instance_cgroup(tag: network::InstanceTag) -> std::path::PathBuf {
+    format!("coldframe-{tag}").into()
 }
 
 /// A user for each slot of each instance, in a range that no distribution hands out.
 fn vmm_uid(config: &NodeConfig, slot: u16) -> u32 {
     const BASE: u32 = 0x4000_0000;
-    BASE + (u32::from(config.tag.number()) << 12) + u32::from(slot % crate::slots::MAX_SLOTS)
+    BASE + (u32::from(config.tag.value()) << 12) + u32::from(slot % crate::slots::MAX_SLOTS)
 }
 
 fn limits(shape: Shape) -> CgroupLimits {
