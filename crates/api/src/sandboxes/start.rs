@@ -1,0 +1,103 @@
+//! Having a sandbox started by the fleet, whatever becomes of the client.
+
+use std::collections::BTreeMap;
+
+use catalog::Team;
+use http::StatusCode;
+use model::{CreateSandbox, NetworkPolicy, SandboxRecord, Secret, TemplateId};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use crate::ApiState;
+use crate::error::ApiError;
+use crate::pending::Place;
+
+/// Starts a sandbox within the team's limit.
+///
+/// The work is done by a task of its own. When its outcome finds nobody to take it, because the client went away or
+/// its deadline passed, a sandbox without idempotency key is ended: nobody will ever learn its id.
+pub(super) async fn start(
+    state: &ApiState,
+    team: &Team,
+    wanted: CreateSandbox,
+    permit: OwnedSemaphorePermit,
+) -> Result<SandboxRecord, ApiError> {
+    let place = state.pending().enter(team, &wanted, state.fleet().as_ref())?;
+    let repeat = Repeat::of(&wanted);
+    let (sender, receiver) = oneshot::channel();
+    tokio::spawn(work(state.clone(), wanted, permit, place, sender));
+    let record =
+        receiver.await.map_err(|_| ApiError::internal(&"the task that creates a sandbox died"))??;
+    match repeat {
+        Some(repeat) => repeat.check(record),
+        None => Ok(record),
+    }
+}
+
+async fn work(
+    state: ApiState,
+    wanted: CreateSandbox,
+    permit: OwnedSemaphorePermit,
+    place: Option<Place>,
+    sender: oneshot::Sender<Result<SandboxRecord, model::FleetError>>,
+) {
+    let (team, template, token) = (wanted.team.clone(), wanted.template.clone(), wanted.envd_token.clone());
+    let repeatable = wanted.idempotency_key.is_some();
+    let outcome = state.fleet().create(wanted).await;
+    let made = outcome.as_ref().is_ok_and(|record| record.spec.envd_token == token);
+    drop((permit, place));
+    match sender.send(outcome) {
+        Ok(()) => {}
+        Err(Ok(record)) if repeatable => {
+            tracing::info!(sandbox = %record.spec.id, "the client of a create is gone; its key may ask again");
+        }
+        Err(Ok(record)) => {
+            let id = &record.spec.id;
+            tracing::info!(sandbox = %id, "the client of a create is gone; ending the sandbox");
+            if let Err(error) = state.fleet().kill(&team, id).await {
+                tracing::warn!(sandbox = %id, %error, "cannot end a sandbox whose client is gone");
+            }
+        }
+        Err(Err(error)) => tracing::warn!(%error, "a create failed after its client was gone"),
+    }
+    if made && let Err(error) = state.catalog().count_spawn(&template).await {
+        tracing::warn!(%template, %error, "cannot count a sandbox");
+    }
+}
+
+/// What a create with an idempotency key asked for, to compare with what an earlier one made.
+struct Repeat {
+    token: Option<Secret>,
+    template: TemplateId,
+    network: NetworkPolicy,
+    metadata: BTreeMap<String, String>,
+    env: BTreeMap<String, String>,
+}
+
+impl Repeat {
+    fn of(wanted: &CreateSandbox) -> Option<Self> {
+        wanted.idempotency_key.as_ref()?;
+        Some(Self {
+            token: wanted.envd_token.clone(),
+            template: wanted.template.clone(),
+            network: wanted.network.clone(),
+            metadata: wanted.metadata.clone(),
+            env: wanted.env.clone(),
+        })
+    }
+
+    /// A key used again for a different request is a mistake of the client's.
+    fn check(&self, record: SandboxRecord) -> Result<SandboxRecord, ApiError> {
+        let spec = &record.spec;
+        let first = spec.envd_token == self.token;
+        let same = spec.template == self.template
+            && spec.network == self.network
+            && spec.metadata == self.metadata
+            && spec.env == self.env;
+        if first || same {
+            return Ok(record);
+        }
+        let message =
+            "this Idempotency-Key was used before for a different request, whose sandbox is still running";
+        Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, message).code("idempotency_request_mismatch"))
+    }
+}
