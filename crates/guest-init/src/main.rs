@@ -28,10 +28,13 @@ mod shutdown;
 mod supervise;
 
 use std::convert::Infallible;
+use std::io;
+use std::thread;
 
 use crate::cmdline::Cmdline;
 use crate::console::{Timeline, say};
-use crate::error::Failure;
+use crate::error::{Attempt as _, Failure};
+use crate::modules::Modules;
 
 fn main() {
     let failure = match run() {
@@ -52,18 +55,38 @@ fn run() -> Result<Infallible, Failure> {
     }
 
     let mut timeline = Timeline::start();
-    modules::load(initramfs::MODULES)?;
-    timeline.mark("modules");
+    let [bus, disk, net, late] = initramfs::MODULES.map(Modules::open);
+    let (disk, net, late) = (disk?, net?, late?);
     let envd = envd::Program::open(initramfs::ENVD)?;
+    bus?.load()?;
+    timeline.mark("bus");
+
+    limits::before_network();
+    let network = cmdline.network.clone();
+    let network = thread::spawn(move || {
+        // The root changes meanwhile: nothing here may open a path.
+        net.load()?;
+        network::bring_up(network.as_ref())
+    });
+    disk.load()?;
+    timeline.mark("disk");
     root::enter(initramfs::ROOT_DISK)?;
     timeline.mark("root");
-
     mounts::mount_kernel_file_systems()?;
     limits::apply(&cmdline.hostname)?;
     hosts::name_this_machine(&cmdline.hostname);
     dns::configure(&cmdline.dns);
-    network::bring_up(cmdline.network.as_ref())?;
+    timeline.mark("names");
+    network
+        .join()
+        .map_err(|_| io::Error::other("its thread panicked"))
+        .attempt(|| "set up the network".to_owned())??;
+    limits::after_network();
     timeline.mark("network");
 
-    supervise::forever(&envd, &cmdline, timeline)
+    let envd = supervise::Envd::start(envd, &cmdline)?;
+    timeline.mark("envd");
+    say(format_args!("{timeline}"));
+    late.load()?;
+    supervise::forever(envd)
 }

@@ -6,8 +6,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::OwnedFd;
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, unlinkat};
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, openat, unlinkat};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount, mount_move};
 use rustix::process::{chdir, chroot};
@@ -39,21 +40,26 @@ pub(crate) fn enter(disk: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Removes the files of the initramfs, which nobody can reach any more but which hold memory. What runs from there
-/// (this program, envd through its descriptor) stays until it ends.
-fn free(initramfs: &impl rustix::fd::AsFd) {
+/// Removes the files of the initramfs, which nobody can reach any more but which hold memory. What is open (modules that
+/// are still to be loaded, envd) or runs (this program) stays until it is closed.
+fn free(initramfs: &OwnedFd) {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let modules = initramfs::MODULES.trim_start_matches('/');
-    if let Ok(dir) = openat(initramfs, modules, flags, Mode::empty())
-        && let Ok(entries) = rustix::fs::Dir::read_from(&dir)
-    {
-        for entry in entries.flatten() {
-            let _ = unlinkat(&dir, entry.file_name(), AtFlags::empty());
+    for dir in initramfs::MODULES.map(relative) {
+        if let Ok(dir) = openat(initramfs, dir, flags, Mode::empty())
+            && let Ok(entries) = Dir::read_from(&dir)
+        {
+            for entry in entries.flatten() {
+                let _ = unlinkat(&dir, entry.file_name(), AtFlags::empty());
+            }
         }
     }
-    for name in ["init", initramfs::ENVD.trim_start_matches('/')] {
-        let _ = unlinkat(initramfs, name, AtFlags::empty());
+    for file in [initramfs::INIT, initramfs::ENVD].map(relative) {
+        let _ = unlinkat(initramfs, file, AtFlags::empty());
     }
+}
+
+fn relative(path: &str) -> &str {
+    path.trim_start_matches('/')
 }
 
 fn wait_for(path: &str) -> Result<(), Failure> {

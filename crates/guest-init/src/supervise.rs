@@ -4,6 +4,7 @@
 //! envd keeps dying young. A signal that asks for the end: end the machine.
 
 use std::convert::Infallible;
+use std::io;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
@@ -13,7 +14,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions, WaitStatus, wait};
 
 use crate::cmdline::Cmdline;
-use crate::console::{Timeline, say};
+use crate::console::say;
 use crate::envd::Program;
 use crate::error::{Attempt as _, Failure};
 use crate::shutdown;
@@ -27,34 +28,96 @@ const LIVED_WELL: Duration = Duration::from_secs(10);
 const END_SIGNALS: [Signal; 5] =
     [Signal::SIGTERM, Signal::SIGINT, Signal::SIGPWR, Signal::SIGUSR1, Signal::SIGUSR2];
 
-enum Envd {
-    Running { pid: Pid, since: Instant, pause: Duration },
-    Dead { until: Instant, pause: Duration },
+/// envd as seen by the process that keeps it running.
+pub(crate) struct Envd<'a> {
+    program: Program,
+    cmdline: &'a Cmdline,
+    signals: SignalFd,
+    state: State,
+    /// Before it is started again after its next early death.
+    pause: Duration,
+}
+
+enum State {
+    Running { pid: Pid, since: Instant },
+    Dead { until: Instant },
+}
+
+impl<'a> Envd<'a> {
+    /// Starts envd for the first time.
+    pub(crate) fn start(program: Program, cmdline: &'a Cmdline) -> Result<Self, Failure> {
+        // Before the first child, whose death must not be missed.
+        let signals = watch_signals().attempt(|| "watch for signals".to_owned())?;
+        say(format_args!("starting envd"));
+        let pid = program.start(cmdline).attempt(|| "start envd".to_owned())?;
+        let state = State::Running { pid, since: Instant::now() };
+        Ok(Self { program, cmdline, signals, state, pause: FIRST_PAUSE })
+    }
+
+    /// Starts it again when its pause is over.
+    fn revive(&mut self) {
+        if let State::Dead { until } = self.state
+            && Instant::now() >= until
+        {
+            match self.program.start(self.cmdline) {
+                Ok(pid) => self.state = State::Running { pid, since: Instant::now() },
+                Err(why) => self.died(&format!("cannot be started: {why}")),
+            }
+        }
+    }
+
+    fn died(&mut self, how: &str) {
+        say(format_args!("envd {how}; starting it again in {:?}", self.pause));
+        self.state = State::Dead { until: Instant::now() + self.pause };
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+    }
+
+    /// Takes every dead child; notices when one was envd.
+    fn reap(&mut self) {
+        while let Ok(Some((dead, status))) = wait(WaitOptions::NOHANG) {
+            if let State::Running { pid, since } = self.state
+                && pid == dead
+            {
+                if since.elapsed() >= LIVED_WELL {
+                    self.pause = FIRST_PAUSE;
+                }
+                self.died(&describe(status));
+            }
+        }
+    }
+
+    /// Sleeps until there is something to do. Whether the end was asked for.
+    fn wait_for_signal(&self) -> io::Result<bool> {
+        let timeout = match self.state {
+            State::Running { .. } => None,
+            State::Dead { until } => {
+                let left = until.saturating_duration_since(Instant::now());
+                Some(Timespec::try_from(left).map_err(io::Error::other)?)
+            }
+        };
+        match poll(&mut [PollFd::new(&self.signals, PollFlags::IN)], timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(why) => return Err(why.into()),
+        }
+        let mut end = false;
+        while let Some(signal) = self.signals.read_signal()? {
+            end |=
+                i32::try_from(signal.ssi_signo).is_ok_and(|n| END_SIGNALS.iter().any(|end| *end as i32 == n));
+        }
+        Ok(end)
+    }
 }
 
 /// Runs the machine until it ends.
-pub(crate) fn forever(
-    program: &Program,
-    cmdline: &Cmdline,
-    mut timeline: Timeline,
-) -> Result<Infallible, Failure> {
-    let signals = watch_signals().attempt(|| "watch for signals".to_owned())?;
-    say(format_args!("starting envd"));
-    let mut envd = start(program, cmdline, FIRST_PAUSE);
-    timeline.mark("envd");
-    say(format_args!("{timeline}"));
+pub(crate) fn forever(mut envd: Envd<'_>) -> Result<Infallible, Failure> {
     loop {
-        if wait_for_signal(&signals, &envd).attempt(|| "wait for signals".to_owned())? {
+        if envd.wait_for_signal().attempt(|| "wait for signals".to_owned())? {
             say(format_args!("asked to end"));
             shutdown::stop_everything();
             shutdown::end_machine();
         }
-        reap(&mut envd);
-        if let Envd::Dead { until, pause } = envd
-            && Instant::now() >= until
-        {
-            envd = start(program, cmdline, pause);
-        }
+        envd.reap();
+        envd.revive();
     }
 }
 
@@ -65,55 +128,6 @@ fn watch_signals() -> nix::Result<SignalFd> {
     let _ = rustix::system::reboot(rustix::system::RebootCommand::CadOff);
     set.thread_block()?;
     SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
-}
-
-/// Sleeps until there is something to do. Whether the end was asked for.
-fn wait_for_signal(signals: &SignalFd, envd: &Envd) -> std::io::Result<bool> {
-    let timeout = match envd {
-        Envd::Running { .. } => None,
-        Envd::Dead { until, .. } => {
-            let left = until.saturating_duration_since(Instant::now());
-            Some(Timespec::try_from(left).map_err(std::io::Error::other)?)
-        }
-    };
-    match poll(&mut [PollFd::new(signals, PollFlags::IN)], timeout.as_ref()) {
-        Ok(_) | Err(Errno::INTR) => {}
-        Err(why) => return Err(why.into()),
-    }
-    let mut end = false;
-    while let Some(signal) = signals.read_signal()? {
-        end |= i32::try_from(signal.ssi_signo)
-            .is_ok_and(|n| END_SIGNALS.iter().any(|wanted| *wanted as i32 == n));
-    }
-    Ok(end)
-}
-
-/// Takes every dead child; notices when one was envd.
-fn reap(envd: &mut Envd) {
-    while let Ok(Some((dead, status))) = wait(WaitOptions::NOHANG) {
-        if let Envd::Running { pid, since, pause } = *envd
-            && pid == dead
-        {
-            let lived = since.elapsed();
-            let pause = if lived >= LIVED_WELL { FIRST_PAUSE } else { pause };
-            say(format_args!("envd {}; starting it again in {pause:?}", describe(status)));
-            *envd = Envd::Dead { until: Instant::now() + pause, pause: longer(pause) };
-        }
-    }
-}
-
-fn start(program: &Program, cmdline: &Cmdline, pause: Duration) -> Envd {
-    match program.start(cmdline) {
-        Ok(pid) => Envd::Running { pid, since: Instant::now(), pause },
-        Err(why) => {
-            say(format_args!("cannot start envd: {why}; trying again in {pause:?}"));
-            Envd::Dead { until: Instant::now() + pause, pause: longer(pause) }
-        }
-    }
-}
-
-fn longer(pause: Duration) -> Duration {
-    (pause * 2).min(LONGEST_PAUSE)
 }
 
 fn describe(status: WaitStatus) -> String {
