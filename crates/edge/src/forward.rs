@@ -144,8 +144,8 @@ fn was_closed(error: &hyper::Error) -> bool {
 
 fn broken(error: &hyper::Error, id: &SandboxId, port: GuestPort) -> Refusal {
     tracing::debug!(sandbox = %id, %port, %error, "a guest did not answer");
-    // The only thing of ours that fails on such a connection is the body that the client sends.
-    if error.is_user() && !error.is_canceled() && !error.is_closed() {
+    // On such a connection only the body that the client sends fails with an error of its own.
+    if error.is_user() && error.source().is_some_and(|source| source.is::<hyper::Error>()) {
         Refusal::BadBody(id.clone())
     } else {
         Refusal::BrokenAnswer(id.clone(), port)

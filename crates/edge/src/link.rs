@@ -62,7 +62,8 @@ impl Wire {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(sender) = waiting.take_if(|sender| sender.is_ready() || sender.is_closed()) else { return };
         drop(waiting);
-        if let (false, Some(guest)) = (sender.is_closed(), self.guest.upgrade()) {
+        let finished = sender.is_closed() || self.meter.is_broken();
+        if let (false, Some(guest)) = (finished, self.guest.upgrade()) {
             self.exchange.fetch_add(1, Ordering::Relaxed);
             guest.park(self.port, Link { sender, wire: Arc::clone(self) });
         }
@@ -85,7 +86,7 @@ impl Link {
     ) -> hyper::Result<Self> {
         socket::tune(&stream);
         let meter = Arc::new(Meter::default());
-        let io = Metered::new(stream, Arc::clone(&meter));
+        let io = Metered::reading_tells(stream, Arc::clone(&meter));
         let (sender, connection) =
             http1::Builder::new().max_buf_size(MAX_HEADER_BYTES).handshake::<_, Upload>(io).await?;
         let wire = Arc::new(Wire {

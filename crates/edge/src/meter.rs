@@ -3,7 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use hyper::rt::{Read, ReadBufCursor, Write};
@@ -15,12 +15,18 @@ use tokio::net::TcpStream;
 pub(crate) struct Meter {
     reads: AtomicU64,
     writes: AtomicU64,
+    broken: AtomicBool,
 }
 
 impl Meter {
     /// Reads so far.
     pub(crate) fn reads(&self) -> u64 {
         self.reads.load(Ordering::Relaxed)
+    }
+
+    /// Whether a write failed, so that nothing more can be sent.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Relaxed)
     }
 
     /// Reads and writes so far.
@@ -34,18 +40,43 @@ impl Meter {
 pub(crate) struct Metered {
     io: TokioIo<TcpStream>,
     meter: Arc<Meter>,
+    write_side: WriteSide,
+}
+
+/// What a failed write means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum WriteSide {
+    /// The end.
+    Strict,
+    /// That the peer wants no more, while what it said before can still be read. Further writes go nowhere.
+    Lenient,
 }
 
 impl Metered {
+    /// A connection on which a failed write is an error.
     pub(crate) fn new(stream: TcpStream, meter: Arc<Meter>) -> Self {
-        Self { io: TokioIo::new(stream), meter }
+        Self { io: TokioIo::new(stream), meter, write_side: WriteSide::Strict }
     }
 
-    fn wrote(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if matches!(result, Poll::Ready(Ok(_))) {
-            self.meter.writes.fetch_add(1, Ordering::Relaxed);
+    /// A connection on which only reading tells the end. A server that refuses an upload answers and closes while
+    /// more is on its way, which resets the connection for whoever sends; its answer is still in our receive queue.
+    pub(crate) fn reading_tells(stream: TcpStream, meter: Arc<Meter>) -> Self {
+        Self { write_side: WriteSide::Lenient, ..Self::new(stream, meter) }
+    }
+
+    /// `offered` is how many bytes were to be written.
+    fn wrote(&mut self, result: Poll<io::Result<usize>>, offered: usize) -> Poll<io::Result<usize>> {
+        match result {
+            Poll::Ready(Ok(_)) => {
+                self.meter.writes.fetch_add(1, Ordering::Relaxed);
+                result
+            }
+            Poll::Ready(Err(_)) if self.write_side == WriteSide::Lenient => {
+                self.meter.broken.store(true, Ordering::Relaxed);
+                Poll::Ready(Ok(offered))
+            }
+            other => other,
         }
-        result
     }
 }
 
@@ -65,8 +96,11 @@ impl Read for Metered {
 
 impl Write for Metered {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.meter.is_broken() {
+            return Poll::Ready(Ok(buf.len()));
+        }
         let result = Pin::new(&mut self.io).poll_write(cx, buf);
-        self.wrote(result)
+        self.wrote(result, buf.len())
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -74,7 +108,10 @@ impl Write for Metered {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        match Pin::new(&mut self.io).poll_shutdown(cx) {
+            Poll::Ready(Err(_)) if self.meter.is_broken() => Poll::Ready(Ok(())),
+            other => other,
+        }
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -86,7 +123,11 @@ impl Write for Metered {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        let offered = bufs.iter().map(|buf| buf.len()).sum();
+        if self.meter.is_broken() {
+            return Poll::Ready(Ok(offered));
+        }
         let result = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
-        self.wrote(result)
+        self.wrote(result, offered)
     }
 }
