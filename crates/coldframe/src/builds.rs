@@ -2,13 +2,16 @@
 
 use std::path::PathBuf;
 
-use catalog::Catalog;
+use catalog::{Catalog, Template};
 use control::{Accel, BuildFiles};
-use model::BuildId;
+use model::{BuildId, TemplateId};
 use vmm::{AccelChoice, AccelVerdict};
 
 use crate::cli;
 use crate::state::StateDir;
+
+/// Id and name of the template that is built in.
+const BASE: &str = "base";
 
 /// Finds builds in the state directory.
 #[derive(Debug)]
@@ -52,8 +55,25 @@ pub(crate) fn control_accel(accel: vmm::Accel) -> Accel {
 
 /// Makes the base template known under its name.
 pub(crate) async fn register_base(catalog: &Catalog, base: &template::Build) -> Result<(), String> {
-    catalog
-        .put_builtin("base", &base.id, base.shape, model::ENVD_VERSION)
-        .await
-        .map_err(|error| format!("registering the base template: {error}"))
+    let register = async {
+        let now = jiff::Timestamp::now();
+        let id: TemplateId = BASE.parse().map_err(|error| format!("{error}"))?;
+        let template = Template {
+            id,
+            team: None,
+            team_slug: None,
+            aliases: vec![BASE.into()],
+            public: true,
+            build: base.id.clone(),
+            shape: base.shape,
+            envd_version: model::ENVD_VERSION.into(),
+            created_at: now,
+            updated_at: now,
+            build_count: 0,
+            spawn_count: 0,
+            last_spawned_at: None,
+        };
+        catalog.put_template(&template).await.map_err(|error| error.to_string())
+    };
+    register.await.map_err(|error: String| format!("registering the base template: {error}"))
 }

@@ -27,7 +27,7 @@ async fn open(dir: &Path) -> Result<Catalog, String> {
 
 async fn create(dir: &Path, team: &str, name: &str) -> Result<(), String> {
     let catalog = open(dir).await?;
-    let team = catalog.ensure_team(team).await.map_err(|error| error.to_string())?;
+    let team = catalog.ensure_team(team, team).await.map_err(|error| error.to_string())?;
     let (_, key) = catalog.create_key(&team.id, name).await.map_err(|error| error.to_string())?;
     println!("{}", key.expose());
     Ok(())
@@ -35,17 +35,23 @@ async fn create(dir: &Path, team: &str, name: &str) -> Result<(), String> {
 
 async fn list(dir: &Path) -> Result<(), String> {
     let catalog = open(dir).await?;
-    println!("{:<22} {:<16} {:<20} CREATED", "ID", "TEAM", "NAME");
-    for (team, key) in catalog.all_keys().await.map_err(|error| error.to_string())? {
-        println!("{:<22} {:<16} {:<20} {}", key.id, team.slug, key.name, key.created_at);
+    println!("{:<22} {:<16} {:<20} {:<14} CREATED", "ID", "TEAM", "NAME", "KEY");
+    for team in catalog.list_teams().await.map_err(|error| error.to_string())? {
+        for key in catalog.list_keys(&team.id).await.map_err(|error| error.to_string())? {
+            let shown = format!("e2b_{}...{}", key.mask.start, key.mask.end);
+            println!("{:<22} {:<16} {:<20} {shown:<14} {}", key.id, team.slug, key.name, key.created_at);
+        }
     }
     Ok(())
 }
 
 async fn delete(dir: &Path, id: &str) -> Result<(), String> {
-    let id = id.parse().map_err(|error| format!("{id}: {error}"))?;
-    match open(dir).await?.delete_key(&id).await.map_err(|error| error.to_string())? {
-        true => Ok(()),
-        false => Err(format!("there is no key {id}; `coldframe key list` shows them")),
+    let id: model::KeyId = id.parse().map_err(|error| format!("{id}: {error}"))?;
+    let catalog = open(dir).await?;
+    for team in catalog.list_teams().await.map_err(|error| error.to_string())? {
+        if catalog.delete_key(&team.id, &id).await.map_err(|error| error.to_string())? {
+            return Ok(());
+        }
     }
+    Err(format!("there is no key {id}; `coldframe key list` shows them"))
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use edge::{ConnectError, Sandboxes, Target};
-use model::{GuestPort, SandboxId, SandboxSpec};
+use model::{GuestPort, SandboxId, SandboxSpec, Secret};
 use network::{Dialer, guest};
 use node::Node;
 use tokio::net::TcpStream;
@@ -21,8 +21,8 @@ pub(crate) struct Reach {
 }
 
 impl Reach {
-    pub(crate) fn new(node: Node) -> Self {
-        Self { node, dialer: Dialer::start() }
+    pub(crate) fn new(node: Node) -> std::io::Result<Self> {
+        Ok(Self { node, dialer: Dialer::new()? })
     }
 }
 
@@ -40,8 +40,9 @@ impl Sandboxes for Reach {
         self.node.reach(id).map(|reachable| target(&reachable.spec))
     }
 
-    fn live(&self) -> Vec<(SandboxId, Target)> {
-        self.node.running().iter().map(|spec| (spec.id.clone(), target(spec))).collect()
+    fn find_by_envd_token(&self, matches: &mut dyn FnMut(&Secret) -> bool) -> Option<SandboxId> {
+        let running = self.node.running();
+        running.iter().find(|spec| spec.envd_token.as_ref().is_some_and(&mut *matches)).map(|spec| spec.id.clone())
     }
 
     async fn connect(&self, id: &SandboxId, port: GuestPort) -> Result<TcpStream, ConnectError> {

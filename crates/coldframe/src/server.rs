@@ -52,8 +52,9 @@ pub(crate) async fn serve(options: &Up) -> Result<(), String> {
     let stop = CancellationToken::new();
     let api = api::router(api_state(options, Arc::clone(&catalog), &node));
     let api = api.merge(crate::metrics::router(catalog, registry));
+    let reach = Reach::new(node.clone()).map_err(|error| format!("starting the dialer: {error}"))?;
     let edge = edge::Edge::new(
-        Arc::new(Reach::new(node.clone())),
+        Arc::new(reach),
         edge::EdgeConfig { domain: options.domain.clone(), ..edge::EdgeConfig::default() },
     );
     let url = crate::up::url(listen);
@@ -92,7 +93,7 @@ pub(crate) fn config(options: &Up, state: &StateDir, accel: control::Accel) -> R
     Ok(NodeConfig {
         sandboxes: state.sandboxes(),
         binary: "/proc/self/exe".into(),
-        tag: state.tag().parse().map_err(|error| format!("{error}"))?,
+        tag: state.tag(),
         accel,
         dns: options.dns.clone(),
         max_sandboxes: options.max_sandboxes,
@@ -115,7 +116,7 @@ fn host_memory() -> Result<MiB, String> {
 
 /// The first start makes the key that `coldframe env` prints.
 async fn ensure_key(state: &StateDir, catalog: &Catalog) -> Result<(), String> {
-    let team = catalog.ensure_team(DEFAULT_TEAM).await.map_err(|error| error.to_string())?;
+    let team = catalog.ensure_team(DEFAULT_TEAM, DEFAULT_TEAM).await.map_err(|error| error.to_string())?;
     let usable = match state.key() {
         Some(key) => catalog.team_by_key(key.expose()).await.map_err(|error| error.to_string())?.is_some(),
         None => false,

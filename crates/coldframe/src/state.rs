@@ -93,10 +93,10 @@ impl StateDir {
         self.root.join("run/credentials")
     }
 
-    /// Four hexadecimal digits that tell this state directory from others on the host.
-    pub(crate) fn tag(&self) -> String {
+    /// What tells this state directory's objects in the kernel from those of others on the host.
+    pub(crate) fn tag(&self) -> network::InstanceTag {
         let digest = Sha256::digest(self.root.as_os_str().as_encoded_bytes());
-        format!("{:02x}{:02x}", digest[0], digest[1])
+        network::InstanceTag::new(u16::from_be_bytes([digest[0], digest[1]]))
     }
 
     /// Makes this process the only server of the directory for as long as the file is open.

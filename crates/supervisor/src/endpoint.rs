@@ -18,8 +18,6 @@ use crate::http1::{Body, read_body, serve, text};
 use crate::lifecycle::Command;
 use crate::log_store::LogStore;
 
-/// The port of the endpoint on the host's side of the tap.
-pub(crate) const PORT: u16 = 80;
 /// envd keeps one connection; a hostile guest gets no more than this.
 const MAX_CONNECTIONS: usize = 16;
 /// A batch of log lines.

@@ -40,7 +40,7 @@ pub(crate) async fn launch(launch: &Launch, dir: &Path) -> Result<Launched, Stri
     let memory = GuestMemory::create(spec.shape.memory.bytes())
         .map_err(|error| format!("making {} of guest memory: {error}", spec.shape.memory))?;
     let root_disk = serve_disk(launch, dir)?;
-    let tap = network::open_tap(guest::TAP).map_err(|error| format!("opening the tap {}: {error}", guest::TAP))?;
+    let tap = network::open_tap().map_err(|error| format!("opening the tap {}: {error}", guest::TAP))?;
     let (console, console_vmm) = UnixStream::pair().map_err(|error| format!("making the console: {error}"))?;
 
     let machine = Machine {
@@ -92,7 +92,7 @@ fn serve_disk(launch: &Launch, dir: &Path) -> Result<OwnedFd, String> {
         .map_err(|error| format!("making the root disk: {error}"))?;
     std::fs::remove_file(&path).map_err(|error| format!("unlinking {}: {error}", path.display()))?;
     let (ours, theirs) = UnixStream::pair().map_err(|error| format!("making the disk's socket: {error}"))?;
-    let serve = move || match disk::nbd::serve(&ours, &(Arc::new(overlay) as Arc<dyn disk::BlockDevice>)) {
+    let serve = move || match disk::nbd::serve(ours, Arc::new(overlay)) {
         Ok(_) => tracing::info!("the VMM closed its disk"),
         Err(error) => tracing::warn!(%error, "serving the disk ended"),
     };

@@ -71,7 +71,7 @@ pub fn run(dir: &Path) -> Result<(), SupervisorError> {
 
 async fn supervise(launch: Launch, dir: PathBuf, control: UnixListener) -> Result<(), SupervisorError> {
     let control = tokio::net::UnixListener::from_std(control).map_err(host("listening on the control socket"))?;
-    let endpoint = tokio::net::TcpListener::bind((addresses::HOST_IP, endpoint::PORT))
+    let endpoint = tokio::net::TcpListener::bind((addresses::HOST_IP, addresses::ENDPOINT_PORT))
         .await
         .map_err(host("listening to the guest"))?;
     let logs = Rc::new(LogStore::create(&dir).map_err(host("making the log"))?);
