@@ -22,6 +22,7 @@
 
 mod args;
 mod auth;
+mod cgroups;
 mod connect;
 mod cors;
 mod envs;
@@ -29,7 +30,10 @@ mod error;
 mod files;
 mod filesystem;
 mod health;
+mod init;
+mod metrics;
 mod process;
+mod push;
 mod server;
 mod state;
 mod user;

@@ -4,11 +4,13 @@ mod listener;
 mod routes;
 
 use std::io;
+use std::sync::Arc;
 
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::Options;
+use crate::push;
 use crate::state::Envd;
 
 /// Why the daemon cannot run.
@@ -36,6 +38,8 @@ pub(crate) fn run(options: Options) -> Result<(), ServeError> {
             // Whoever asked for port 0 reads this line.
             eprintln!("envd: listening on port {}", address.port());
         }
+        // The listener takes connections from here on, so the host may be told.
+        tokio::spawn(push::run(Arc::clone(&envd)));
         let routes = routes::all(&envd);
         tokio::select! {
             () = listener::serve(listener, routes) => {}

@@ -6,6 +6,9 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use model::Secret;
 
 use crate::args::Options;
+use crate::cgroups::Cgroups;
+use crate::metrics::CpuMeter;
+use crate::push::LogQueue;
 
 /// The user that requests without a user act for, until `/init` says otherwise.
 const INITIAL_USER: &str = "root";
@@ -14,6 +17,9 @@ const INITIAL_USER: &str = "root";
 #[derive(Debug)]
 pub(crate) struct Envd {
     options: Options,
+    cgroups: Cgroups,
+    cpu_meter: CpuMeter,
+    log: Arc<LogQueue>,
     settings: RwLock<Settings>,
 }
 
@@ -39,8 +45,12 @@ pub(crate) struct Settings {
 impl Envd {
     /// The state of a daemon that has just started.
     pub(crate) fn new(options: Options) -> Arc<Self> {
+        let cgroups = if options.cgroups { Cgroups::make() } else { Cgroups::default() };
         Arc::new(Self {
+            log: Arc::new(LogQueue::new(options.host.is_some())),
             options,
+            cgroups,
+            cpu_meter: CpuMeter::default(),
             settings: RwLock::new(Settings {
                 access_token: None,
                 default_user: INITIAL_USER.to_owned(),
@@ -56,6 +66,21 @@ impl Envd {
     /// How the daemon was started.
     pub(crate) fn options(&self) -> &Options {
         &self.options
+    }
+
+    /// The log lines for the host.
+    pub(crate) fn log(&self) -> &Arc<LogQueue> {
+        &self.log
+    }
+
+    /// How busy the processors are.
+    pub(crate) fn cpu_meter(&self) -> &CpuMeter {
+        &self.cpu_meter
+    }
+
+    /// Where processes go.
+    pub(crate) fn cgroups(&self) -> &Cgroups {
+        &self.cgroups
     }
 
     /// The access token, once there is one.

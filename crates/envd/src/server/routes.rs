@@ -7,7 +7,7 @@ use axum::middleware::{from_fn, from_fn_with_state};
 use http::StatusCode;
 
 use crate::state::Envd;
-use crate::{auth, cors, envs, files, filesystem, health, process, user};
+use crate::{auth, cors, envs, files, filesystem, health, init, metrics, process, user};
 
 /// Everything this daemon answers.
 pub(crate) fn all(envd: &Arc<Envd>) -> Router {
@@ -15,6 +15,8 @@ pub(crate) fn all(envd: &Arc<Envd>) -> Router {
     Router::new()
         .merge(health::router())
         .merge(envs::router(share()))
+        .merge(init::router(share()))
+        .merge(metrics::router(share()))
         .merge(files::router(share()))
         .merge(process::router(share()))
         .merge(filesystem::router(share()))

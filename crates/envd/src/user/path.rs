@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use connectrpc::ConnectError;
 use thiserror::Error;
 
 use super::User;
@@ -13,6 +14,12 @@ pub(crate) enum PathError {
     OtherHome(String),
     #[error("path contains a NUL byte")]
     Nul,
+}
+
+impl From<PathError> for ConnectError {
+    fn from(error: PathError) -> Self {
+        Self::invalid_argument(error.to_string())
+    }
 }
 
 /// Where a path leads: an empty one to the default directory (the user's home when there is none), `~` and `~/x` to the

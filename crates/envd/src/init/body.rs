@@ -1,0 +1,94 @@
+//! What a request to `/init` says.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+/// The body of a request. What E2B's daemon knows and this one has no use for yet is ignored.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct InitBody {
+    /// The access token from now on.
+    pub(super) access_token: Option<String>,
+    /// Variables of every process. Replaces the earlier ones when present.
+    pub(super) env_vars: Option<BTreeMap<String, String>>,
+    /// The host's clock when it sent this. A request older than one that was accepted changes nothing.
+    pub(super) timestamp: Option<jiff::Timestamp>,
+    /// The user that requests without a user act for.
+    pub(super) default_user: Option<String>,
+    /// Where processes start and empty paths lead.
+    pub(super) default_workdir: Option<String>,
+    /// Names the time between a boot or resume and the next pause.
+    #[serde(rename = "lifecycleID")]
+    pub(super) lifecycle_id: Option<String>,
+    /// The id of this sandbox. Not in E2B's protocol, whose daemon asks a metadata service.
+    pub(super) sandbox_id: Option<String>,
+    /// The template of this sandbox. As above.
+    pub(super) template_id: Option<String>,
+}
+
+impl InitBody {
+    /// Reads a body; an empty one says nothing.
+    ///
+    /// # Errors
+    /// What is wrong with it, for people. No part of the body is in it.
+    pub(super) fn parse(body: &[u8]) -> Result<Self, String> {
+        if body.trim_ascii().is_empty() {
+            return Ok(Self::default());
+        }
+        let body: Self = serde_json::from_slice(body).map_err(|error| {
+            format!("cannot read the request: line {} column {}", error.line(), error.column())
+        })?;
+        if body.access_token.as_ref().is_some_and(String::is_empty) {
+            return Err("an access token must not be empty".into());
+        }
+        for (name, value) in body.env_vars.iter().flatten() {
+            if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
+                return Err(format!("{name:?} cannot be set as an environment variable"));
+            }
+        }
+        Ok(body)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_field_is_optional_and_unknown_ones_are_ignored() {
+        for empty in ["", " \n", "{}", r#"{"accessToken":null,"volumeMounts":[],"caBundle":"x"}"#] {
+            assert!(InitBody::parse(empty.as_bytes()).unwrap().access_token.is_none());
+        }
+        let body = InitBody::parse(
+            br#"{"accessToken":"t","envVars":{"A":"1"},"timestamp":"2026-01-02T03:04:05.678Z","defaultUser":"u",
+                 "defaultWorkdir":"/w","lifecycleID":"l","sandboxId":"s","templateId":"b"}"#,
+        )
+        .unwrap();
+        assert_eq!(body.access_token.as_deref(), Some("t"));
+        assert_eq!(body.env_vars.unwrap()["A"], "1");
+        assert_eq!(body.timestamp.unwrap().as_millisecond(), 1_767_323_045_678);
+        assert_eq!(body.default_user.as_deref(), Some("u"));
+        assert_eq!(body.default_workdir.as_deref(), Some("/w"));
+        assert_eq!(body.lifecycle_id.as_deref(), Some("l"));
+        assert_eq!(body.sandbox_id.as_deref(), Some("s"));
+        assert_eq!(body.template_id.as_deref(), Some("b"));
+    }
+
+    #[test]
+    fn nonsense_is_refused_without_repeating_secrets() {
+        for body in [
+            "[",
+            "[]",
+            r#"{"accessToken":"secret"#,
+            r#"{"accessToken":["secret"]}"#,
+            r#"{"timestamp":"secret"}"#,
+        ] {
+            let error = InitBody::parse(body.as_bytes()).unwrap_err();
+            assert!(!error.contains("secret"), "{error}");
+        }
+        assert!(InitBody::parse(br#"{"accessToken":""}"#).is_err());
+        assert!(InitBody::parse(br#"{"envVars":{"A=B":"1"}}"#).is_err());
+        assert!(InitBody::parse(br#"{"envVars":{"A":"\u0000"}}"#).is_err());
+    }
+}
