@@ -1,0 +1,95 @@
+//! Clients that go away, or are too slow, in the middle of a request.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use api::ApiConfig;
+use serde_json::json;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use crate::client::{exchange, serve};
+use crate::scene::{Scene, until};
+
+/// Sends a create through a real socket and leaves while the fleet is at it.
+async fn create_and_leave(scene: &Scene, extra_header: &str) {
+    let address = serve(scene.router.clone()).await;
+    scene.fleet.open.send_replace(false);
+    let body = json!({"templateID": "base"}).to_string();
+    let request = format!(
+        "POST /v2/sandboxes HTTP/1.1\r\nHost: x\r\nX-API-Key: {}\r\n{extra_header}Content-Length: {}\r\n\r\n{body}",
+        scene.key.expose(),
+        body.len()
+    );
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    until("the create is under way", || scene.fleet.waiting.load(Ordering::SeqCst) == 1).await;
+    drop(stream);
+    // Nothing can be observed of the server noticing; a server that needed longer would answer into a closed socket.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    scene.fleet.open.send_replace(true);
+    until("the create is over", || scene.fleet.created.load(Ordering::SeqCst) == 1).await;
+}
+
+#[tokio::test]
+async fn a_sandbox_whose_id_nobody_received_is_ended() {
+    let scene = Scene::new().await;
+    create_and_leave(&scene, "").await;
+    until("the sandbox is ended", || scene.fleet.killed.load(Ordering::SeqCst) == 1).await;
+    assert!(scene.fleet.all().is_empty());
+}
+
+#[tokio::test]
+async fn with_an_idempotency_key_it_is_there_for_the_next_try() {
+    let scene = Scene::new().await;
+    create_and_leave(&scene, "Idempotency-Key: try-me\r\n").await;
+    let request =
+        scene.client().request(http::Method::POST, "/v2/sandboxes").header("Idempotency-Key", "try-me");
+    let body = json!({"templateID": "base"}).to_string();
+    let answer = scene.client().send(request.body(body.into()).unwrap()).await.is(201);
+    assert_eq!(answer["sandboxID"], scene.fleet.all()[0].spec.id.as_str());
+    assert_eq!(scene.fleet.killed.load(Ordering::SeqCst), 0);
+    assert_eq!(scene.fleet.created.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_create_that_takes_too_long_is_answered_and_undone() {
+    let config = ApiConfig { create_deadline: Duration::from_millis(100), ..ApiConfig::default() };
+    let scene = Scene::with(config).await;
+    scene.fleet.open.send_replace(false);
+    let answer = scene.client().post("/v2/sandboxes", &json!({"templateID": "base"})).await;
+    answer.is_error(504, "took longer than");
+    scene.fleet.open.send_replace(true);
+    until("the sandbox is ended", || scene.fleet.killed.load(Ordering::SeqCst) == 1).await;
+    assert!(scene.fleet.all().is_empty());
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_is_not_waited_for() {
+    let config = ApiConfig { body_deadline: Duration::from_millis(100), ..ApiConfig::default() };
+    let scene = Scene::with(config).await;
+    let address = serve(scene.router.clone()).await;
+    let request = format!(
+        "POST /v2/sandboxes HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-API-Key: {}\r\nContent-Length: 100\r\n\r\n{{",
+        scene.key.expose()
+    );
+    let answer = exchange(address, request.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    assert!(answer.contains(r#""code":408"#), "{answer}");
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_makes_nothing() {
+    let scene = Scene::new().await;
+    let address = serve(scene.router.clone()).await;
+    let request = format!(
+        "POST /v2/sandboxes HTTP/1.1\r\nHost: x\r\nX-API-Key: {}\r\nContent-Length: 100\r\n\r\n{{\"templateID\":",
+        scene.key.expose()
+    );
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    stream.shutdown().await.unwrap();
+    drop(stream);
+    scene.client().post("/v2/sandboxes", &json!({"templateID": "base"})).await.is(201);
+    assert_eq!(scene.fleet.created.load(Ordering::SeqCst), 1);
+}

@@ -1,0 +1,171 @@
+//! Sandboxes without machines: the smallest thing that keeps the promises of `model::Fleet`.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::{SignedDuration, Timestamp};
+use model::{
+    CreateSandbox, Fleet, FleetError, LogEntry, LogQuery, MetricRange, MetricSample, SandboxId,
+    SandboxRecord, SandboxSpec, TeamId,
+};
+use tokio::sync::watch;
+
+/// What `create` does, by the value of the metadata key `test`.
+pub(crate) const NO_CAPACITY: &str = "no-capacity";
+pub(crate) const FAIL: &str = "fail";
+pub(crate) const PANIC: &str = "panic";
+
+pub(crate) struct MemoryFleet {
+    sandboxes: Mutex<HashMap<SandboxId, SandboxRecord>>,
+    pub(crate) samples: Mutex<Vec<MetricSample>>,
+    pub(crate) lines: Mutex<Vec<LogEntry>>,
+    pub(crate) last_query: Mutex<Option<LogQuery>>,
+    /// Creates wait while it is false.
+    pub(crate) open: watch::Sender<bool>,
+    pub(crate) waiting: AtomicUsize,
+    pub(crate) created: AtomicUsize,
+    pub(crate) killed: AtomicUsize,
+}
+
+impl Default for MemoryFleet {
+    fn default() -> Self {
+        Self {
+            sandboxes: Mutex::default(),
+            samples: Mutex::default(),
+            lines: Mutex::default(),
+            last_query: Mutex::default(),
+            open: watch::Sender::new(true),
+            waiting: AtomicUsize::new(0),
+            created: AtomicUsize::new(0),
+            killed: AtomicUsize::new(0),
+        }
+    }
+}
+
+impl MemoryFleet {
+    /// Puts a sandbox there as if it had been made at some time.
+    pub(crate) fn insert(&self, record: SandboxRecord) {
+        self.sandboxes.lock().unwrap().insert(record.spec.id.clone(), record);
+    }
+
+    pub(crate) fn all(&self) -> Vec<SandboxRecord> {
+        self.sandboxes.lock().unwrap().values().cloned().collect()
+    }
+
+    pub(crate) fn record(wanted: CreateSandbox, started_at: Timestamp) -> SandboxRecord {
+        let end_at = started_at + SignedDuration::try_from(wanted.timeout).unwrap();
+        SandboxRecord {
+            spec: SandboxSpec {
+                id: SandboxId::random(),
+                team: wanted.team,
+                template: wanted.template,
+                alias: wanted.alias,
+                build: wanted.build,
+                shape: wanted.shape,
+                metadata: wanted.metadata,
+                env: wanted.env,
+                network: wanted.network,
+                on_timeout: wanted.on_timeout,
+                envd_token: wanted.envd_token,
+                traffic_token: wanted.traffic_token,
+                started_at,
+                end_at,
+                idempotency_key: wanted.idempotency_key,
+            },
+            end_at,
+            envd_version: model::ENVD_VERSION.into(),
+            dir: PathBuf::new(),
+        }
+    }
+}
+
+#[async_trait]
+impl Fleet for MemoryFleet {
+    async fn create(&self, wanted: CreateSandbox) -> Result<SandboxRecord, FleetError> {
+        match wanted.metadata.get("test").map(String::as_str) {
+            Some(NO_CAPACITY) => return Err(FleetError::NoCapacity("no memory left on this host".into())),
+            Some(FAIL) => return Err(FleetError::StartFailed("the guest did not become ready".into())),
+            Some(PANIC) => panic!("the fleet has a bug"),
+            _ => {}
+        }
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        self.open.subscribe().wait_for(|open| *open).await.unwrap();
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        let mut sandboxes = self.sandboxes.lock().unwrap();
+        let same = |record: &&SandboxRecord| {
+            wanted.idempotency_key.is_some()
+                && record.spec.idempotency_key == wanted.idempotency_key
+                && record.spec.team == wanted.team
+        };
+        if let Some(earlier) = sandboxes.values().find(same) {
+            return Ok(earlier.clone());
+        }
+        let record = Self::record(wanted, Timestamp::now());
+        sandboxes.insert(record.spec.id.clone(), record.clone());
+        self.created.fetch_add(1, Ordering::SeqCst);
+        Ok(record)
+    }
+
+    fn get(&self, team: &TeamId, id: &SandboxId) -> Result<SandboxRecord, FleetError> {
+        let sandboxes = self.sandboxes.lock().unwrap();
+        let own = sandboxes.get(id).filter(|record| &record.spec.team == team);
+        own.cloned().ok_or_else(|| FleetError::NotFound(id.clone()))
+    }
+
+    fn list(&self, team: &TeamId) -> Vec<SandboxRecord> {
+        self.all().into_iter().filter(|record| &record.spec.team == team).collect()
+    }
+
+    async fn set_timeout(
+        &self,
+        team: &TeamId,
+        id: &SandboxId,
+        timeout: Duration,
+        only_extend: bool,
+    ) -> Result<SandboxRecord, FleetError> {
+        self.get(team, id)?;
+        let mut sandboxes = self.sandboxes.lock().unwrap();
+        let record = sandboxes.get_mut(id).ok_or_else(|| FleetError::NotFound(id.clone()))?;
+        let end = Timestamp::now() + SignedDuration::try_from(timeout).unwrap();
+        if !only_extend || end > record.end_at {
+            record.end_at = end;
+        }
+        Ok(record.clone())
+    }
+
+    async fn kill(&self, team: &TeamId, id: &SandboxId) -> Result<(), FleetError> {
+        self.get(team, id)?;
+        self.sandboxes.lock().unwrap().remove(id);
+        self.killed.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+
+    async fn metrics(
+        &self,
+        team: &TeamId,
+        id: &SandboxId,
+        range: MetricRange,
+    ) -> Result<Vec<MetricSample>, FleetError> {
+        self.get(team, id)?;
+        let inside = |sample: &&MetricSample| {
+            range.start.is_none_or(|start| sample.timestamp >= start)
+                && range.end.is_none_or(|end| sample.timestamp <= end)
+        };
+        Ok(self.samples.lock().unwrap().iter().filter(inside).copied().collect())
+    }
+
+    async fn logs(
+        &self,
+        team: &TeamId,
+        id: &SandboxId,
+        query: LogQuery,
+    ) -> Result<Vec<LogEntry>, FleetError> {
+        self.get(team, id)?;
+        *self.last_query.lock().unwrap() = Some(query);
+        Ok(self.lines.lock().unwrap().clone())
+    }
+}
