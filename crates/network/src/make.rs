@@ -54,6 +54,8 @@ fn furnish(plan: &Plan, pair: Pair, host: &Netlink) -> Result<(), NetworkError> 
         sysctl::set(&format!("ipv4/conf/{scope}/accept_redirects"), "0")?;
         sysctl::set(&format!("ipv4/conf/{scope}/send_redirects"), "0")?;
     }
+    // Whoever is refused often is to hear of it every time; it can only hurt itself.
+    sysctl::set("ipv4/icmp_ratelimit", "0")?;
     sysctl::set("ipv4/ip_forward", "1")?;
     nft::load(INNER_TABLE, &inner())?;
 
