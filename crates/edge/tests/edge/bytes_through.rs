@@ -3,7 +3,7 @@
 use axum::Router;
 use axum::routing::{any, get};
 use bytes::Bytes;
-use http::{HeaderMap, Request};
+use http::HeaderMap;
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 
@@ -173,7 +173,7 @@ async fn status_lines_and_unknown_statuses_pass() {
         }
     });
     let served = Served::one(odd).await;
-    let request = Request::from(served.request("GET", "/").body(empty()).unwrap());
+    let request = served.request("GET", "/").body(empty()).unwrap();
     let response = soon(http1().request(request)).await.unwrap();
     assert_eq!(response.status(), 599);
     assert!(response.headers().contains_key("x-a"));

@@ -56,10 +56,12 @@ pub fn public() -> Target {
     }
 }
 
+type Ports = HashMap<u16, SocketAddr>;
+
 /// Sandboxes whose ports are sockets on loopback.
 #[derive(Default)]
 pub struct World {
-    sandboxes: Mutex<HashMap<SandboxId, (Target, HashMap<u16, SocketAddr>)>>,
+    sandboxes: Mutex<HashMap<SandboxId, (Target, Ports)>>,
     pub connects: AtomicUsize,
     /// Connections that are never made, for the deadline on making them.
     pub stuck: Mutex<Vec<SandboxId>>,
