@@ -1,9 +1,12 @@
 //! Clients that go away, or are too slow, in the middle of a request.
 
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use api::ApiConfig;
+use axum::extract::Request;
+use axum::middleware::{Next, from_fn};
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -11,9 +14,27 @@ use tokio::net::TcpStream;
 use crate::client::{exchange, serve};
 use crate::scene::{Scene, until};
 
+/// Tells when the server is done with a request, one way or the other.
+struct Ended(Arc<AtomicBool>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 /// Sends a create through a real socket and leaves while the fleet is at it.
 async fn create_and_leave(scene: &Scene, extra_header: &str) {
-    let address = serve(scene.router.clone()).await;
+    let ended = Arc::new(AtomicBool::new(false));
+    let flag = ended.clone();
+    let watch = from_fn(move |request: Request, next: Next| {
+        let ended = Ended(flag.clone());
+        async move {
+            let _ended = ended;
+            next.run(request).await
+        }
+    });
+    let address = serve(scene.router.clone().layer(watch)).await;
     scene.fleet.open.send_replace(false);
     let body = json!({"templateID": "base"}).to_string();
     let request = format!(
@@ -25,8 +46,7 @@ async fn create_and_leave(scene: &Scene, extra_header: &str) {
     stream.write_all(request.as_bytes()).await.unwrap();
     until("the create is under way", || scene.fleet.waiting.load(Ordering::SeqCst) == 1).await;
     drop(stream);
-    // Nothing can be observed of the server noticing; a server that needed longer would answer into a closed socket.
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    until("the server notices", || ended.load(Ordering::SeqCst)).await;
     scene.fleet.open.send_replace(true);
     until("the create is over", || scene.fleet.created.load(Ordering::SeqCst) == 1).await;
 }
