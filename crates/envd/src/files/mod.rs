@@ -1,12 +1,40 @@
 //! `GET /files` and `POST /files`: contents of files, both ways.
+//!
+//! ```text
+//! request -> access: token or signature, user, path -+-> download: open -> contents (-> gzip) -> body
+//!                                                     +-> upload: body -> source (gzip ->) (-> form) -> store -> target
+//! ```
+//!
+//! Reading and writing is done on the blocking pool in pieces of some hundred kilobytes, one ahead of the socket; nobody
+//! who is slow holds a thread. Absolute paths are taken as they are: this daemon is root in a machine of its own, and
+//! its client is whom the machine belongs to.
+
+mod access;
+mod condition;
+mod content_type;
+mod contents;
+mod date;
+mod disposition;
+mod download;
+mod encoding;
+mod form;
+mod metadata;
+mod open;
+mod range;
+mod signature;
+mod source;
+mod store;
+mod target;
+mod upload;
 
 use std::sync::Arc;
 
 use axum::Router;
+use axum::routing::get;
 
 use crate::state::Envd;
 
 /// The routes.
-pub(crate) fn router(_state: Arc<Envd>) -> Router {
-    Router::new()
+pub(crate) fn router(state: Arc<Envd>) -> Router {
+    Router::new().route("/files", get(download::download).post(upload::upload)).with_state(state)
 }

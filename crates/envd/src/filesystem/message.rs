@@ -21,6 +21,7 @@ impl From<Entry> for EntryInfo {
             permissions: entry.permissions,
             owner: entry.owner,
             group: entry.group,
+            is_symlink: entry.symlink_target.is_some(),
             symlink_target: entry.symlink_target,
             metadata: entry.metadata.into_iter().collect(),
             ..Self::default()
@@ -51,7 +52,6 @@ impl From<Event> for FilesystemEvent {
             }
             .into(),
             entry: event.entry.map(EntryInfo::from).into(),
-            ..Self::default()
         }
     }
 }

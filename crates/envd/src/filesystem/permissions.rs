@@ -1,17 +1,5 @@
 //! File modes as text, the way clients print them.
 
-/// The kinds and flags that have a letter, in the order in which letters appear.
-const LETTERS: [(fn(u32) -> bool, char); 8] = [
-    (|mode| mode & S_IFMT == S_IFDIR, 'd'),
-    (|mode| mode & S_IFMT == S_IFLNK, 'L'),
-    (|mode| matches!(mode & S_IFMT, S_IFBLK | S_IFCHR), 'D'),
-    (|mode| mode & S_IFMT == S_IFIFO, 'p'),
-    (|mode| mode & S_IFMT == S_IFSOCK, 'S'),
-    (|mode| mode & S_ISUID != 0, 'u'),
-    (|mode| mode & S_ISGID != 0, 'g'),
-    (|mode| mode & S_IFMT == S_IFCHR, 'c'),
-];
-
 // inode(7)
 const S_IFMT: u32 = 0o170_000;
 const S_IFSOCK: u32 = 0o140_000;
@@ -28,9 +16,22 @@ const S_ISVTX: u32 = 0o1000;
 /// `-rw-r--r--` is a file, `dtrwxrwxrwx` a directory with the sticky bit. Unlike with `ls`, flags do not replace an `x`.
 pub(crate) fn permission_text(mode: u32) -> String {
     let mut text = String::with_capacity(12);
-    text.extend(LETTERS.iter().filter(|(has, _)| has(mode)).map(|(_, letter)| letter));
-    if mode & S_ISVTX != 0 {
-        text.push('t');
+    let kind = mode & S_IFMT;
+    text.extend(match kind {
+        S_IFDIR => Some('d'),
+        S_IFLNK => Some('L'),
+        S_IFBLK | S_IFCHR => Some('D'),
+        S_IFIFO => Some('p'),
+        S_IFSOCK => Some('S'),
+        _ => None,
+    });
+    for (has, letter) in [
+        (mode & S_ISUID != 0, 'u'),
+        (mode & S_ISGID != 0, 'g'),
+        (kind == S_IFCHR, 'c'),
+        (mode & S_ISVTX != 0, 't'),
+    ] {
+        text.extend(has.then_some(letter));
     }
     if text.is_empty() {
         text.push('-');

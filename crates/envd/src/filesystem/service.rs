@@ -67,7 +67,7 @@ impl Filesystem for Service {
     ) -> ServiceResult<impl Encodable<StatResponse> + Send + use<'a>> {
         let path = self.caller(&ctx)?.path(request.path)?;
         let entry = blocking(move || change::stat(&path)).await?;
-        Response::ok(StatResponse { entry: EntryInfo::from(entry).into(), ..Default::default() })
+        Response::ok(StatResponse { entry: EntryInfo::from(entry).into() })
     }
 
     async fn make_dir<'a>(
@@ -78,7 +78,7 @@ impl Filesystem for Service {
         let caller = self.caller(&ctx)?;
         let (path, owner) = (caller.path(request.path)?, caller.owner());
         let entry = blocking(move || change::make_dir(&path, owner)).await?;
-        Response::ok(MakeDirResponse { entry: EntryInfo::from(entry).into(), ..Default::default() })
+        Response::ok(MakeDirResponse { entry: EntryInfo::from(entry).into() })
     }
 
     async fn r#move<'a>(
@@ -90,7 +90,7 @@ impl Filesystem for Service {
         let (source, destination) = (caller.path(request.source)?, caller.path(request.destination)?);
         let owner = caller.owner();
         let entry = blocking(move || change::rename(&source, &destination, owner)).await?;
-        Response::ok(MoveResponse { entry: EntryInfo::from(entry).into(), ..Default::default() })
+        Response::ok(MoveResponse { entry: EntryInfo::from(entry).into() })
     }
 
     async fn list_dir<'a>(
@@ -103,7 +103,7 @@ impl Filesystem for Service {
             Ok(list::list(&path, depth, &Names::load())?.into_iter().map(EntryInfo::from).collect())
         })
         .await?;
-        Response::ok(ListDirResponse { entries, ..Default::default() })
+        Response::ok(ListDirResponse { entries })
     }
 
     async fn remove<'a>(
@@ -143,7 +143,7 @@ impl Filesystem for Service {
             allow_network_mounts: request.allow_network_mounts,
         };
         let watcher_id = self.watchers.add(Watcher::new(path, options).await?)?;
-        Response::ok(CreateWatcherResponse { watcher_id, ..Default::default() })
+        Response::ok(CreateWatcherResponse { watcher_id })
     }
 
     async fn get_watcher_events<'a>(
@@ -153,7 +153,7 @@ impl Filesystem for Service {
     ) -> ServiceResult<impl Encodable<GetWatcherEventsResponse> + Send + use<'a>> {
         let events = self.watchers.take(request.watcher_id).await?;
         let events = events.into_iter().map(FilesystemEvent::from).collect();
-        Response::ok(GetWatcherEventsResponse { events, ..Default::default() })
+        Response::ok(GetWatcherEventsResponse { events })
     }
 
     async fn remove_watcher<'a>(

@@ -19,8 +19,8 @@ const NETWORK: [u64; 5] = [
 /// When the file system does not answer.
 pub(super) fn is_network(path: &Path) -> io::Result<bool> {
     let kind = rustix::fs::statfs(path)?.f_type;
-    // The type of the field differs between architectures; the numbers have 32 bits.
-    Ok(NETWORK.iter().any(|magic| u64::from(*magic) == u64::from(kind.cast_unsigned()) & 0xffff_ffff))
+    // The field is wider than the numbers, and signed: one with the highest bit set may come back extended.
+    Ok(NETWORK.contains(&(kind.cast_unsigned() & 0xffff_ffff)))
 }
 
 #[cfg(test)]

@@ -78,7 +78,7 @@ async fn next(mut state: State) -> Option<(Result<WatchDirResponse, ConnectError
 }
 
 fn message(event: Message) -> WatchDirResponse {
-    WatchDirResponse { event: Some(event), ..Default::default() }
+    WatchDirResponse { event: Some(event) }
 }
 
 /// What the client asked for, within reason; the default when it did not ask or made no sense.
