@@ -63,7 +63,7 @@ pub(crate) async fn list_v2(
     let mut records = if running { state.fleet().list(&team.id) } else { Vec::new() };
     records.retain(|record| {
         metadata.matches(&record.spec.metadata)
-            && started_after.is_none_or(|time| record.spec.started_at > time)
+            && started_after.is_none_or(|time| record.spec.started_at >= time)
             && template.as_ref().is_none_or(|template| template.matches(record))
     });
     let total = records.len();
