@@ -26,7 +26,7 @@ pub(crate) struct Launched {
 }
 
 /// Launches the sandbox's VMM. Must run on the thread that lives as long as the process: the VMM dies with it.
-pub(crate) async fn launch(launch: &Launch, dir: &Path) -> Result<Launched, String> {
+pub(crate) async fn launch(driver: &dyn Driver, launch: &Launch, dir: &Path) -> Result<Launched, String> {
     let hierarchy = Hierarchy::discover().map_err(|error| error.to_string())?;
     let limits = Limits {
         memory_max: Some(launch.limits.memory_max),
@@ -50,7 +50,7 @@ pub(crate) async fn launch(launch: &Launch, dir: &Path) -> Result<Launched, Stri
         initrd: launch.build.initrd.clone(),
         cmdline: guest_parameters(launch),
         root_disk: RootDisk::Nbd(root_disk),
-        tap,
+        tap: Some(tap),
         mac: guest::GUEST_MAC,
         console: console_vmm.into(),
         accel: match launch.accel {
@@ -59,7 +59,7 @@ pub(crate) async fn launch(launch: &Launch, dir: &Path) -> Result<Launched, Stri
         },
         confinement: Confinement { user: Some((launch.vmm_uid, group_of(launch))), cgroup_procs: Some(procs) },
     };
-    let vm = vmm::Qemu::new().launch(machine).await.map_err(|error| error.to_string())?;
+    let vm = driver.launch(machine).await.map_err(|error| error.to_string())?;
     Ok(Launched { vm, console, group })
 }
 

@@ -14,7 +14,7 @@ use sys::inherited::take_fd;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{LocalSet, spawn_local};
 use tokio_util::sync::CancellationToken;
-use vmm::Vm;
+use vmm::{Qemu, Vm};
 
 use crate::control_server::Control;
 use crate::guest::Guest;
@@ -56,6 +56,8 @@ fn host(what: &'static str) -> impl FnOnce(std::io::Error) -> SupervisorError {
 /// # Errors
 /// When the sandbox could not even be attempted; everything later is told to the node as an event.
 pub fn run(dir: &Path) -> Result<(), SupervisorError> {
+    // First: it measures the processor's clock from now on.
+    let driver = Qemu::new();
     let control = UnixListener::from(take_fd(CONTROL_FD).map_err(host("taking the inherited control socket"))?);
     let netns = take_fd(NETNS_FD).map_err(host("taking the inherited network namespace"))?;
     let launch = Launch::read(dir)?;
@@ -66,10 +68,10 @@ pub fn run(dir: &Path) -> Result<(), SupervisorError> {
         .max_blocking_threads(2)
         .build()
         .map_err(host("starting the runtime"))?;
-    LocalSet::new().block_on(&runtime, supervise(launch, dir.to_owned(), control))
+    LocalSet::new().block_on(&runtime, supervise(driver, launch, dir.to_owned(), control))
 }
 
-async fn supervise(launch: Launch, dir: PathBuf, control: UnixListener) -> Result<(), SupervisorError> {
+async fn supervise(driver: Qemu, launch: Launch, dir: PathBuf, control: UnixListener) -> Result<(), SupervisorError> {
     let control = tokio::net::UnixListener::from_std(control).map_err(host("listening on the control socket"))?;
     let endpoint = tokio::net::TcpListener::bind((addresses::HOST_IP, addresses::ENDPOINT_PORT))
         .await
@@ -100,7 +102,7 @@ async fn supervise(launch: Launch, dir: PathBuf, control: UnixListener) -> Resul
     spawn_local(control_server::run(control, door));
     spawn_local(endpoint::run(endpoint, commands.clone(), Rc::clone(&logs)));
 
-    let (why, forced) = match machine::launch(&launch, &dir).await {
+    let (why, forced) = match machine::launch(&driver, &launch, &dir).await {
         Ok(Launched { vm, console, group }) => {
             spawn_local(console::run(console, Rc::clone(&logs)));
             let vm: Rc<dyn Vm> = Rc::from(vm);

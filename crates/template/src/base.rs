@@ -87,13 +87,23 @@ fn inputs(guest: &GuestBinaries<'_>, options: &BaseOptions) -> String {
 }
 
 fn current(dirs: &Dirs, inputs: &str) -> Option<Build> {
+    let current = pointer(dirs)?;
+    // One that is damaged is made again: its inputs are still known.
+    (current.inputs == inputs).then(|| load(dirs, &current.build).ok())?
+}
+
+/// The base template that was made last, if it is whole, whatever it was made from.
+#[must_use]
+pub fn existing_base(dirs: &Dirs) -> Option<Build> {
+    load(dirs, &pointer(dirs)?.build).ok()
+}
+
+fn pointer(dirs: &Dirs) -> Option<Current> {
     let path = dirs.current_base();
     if fs::metadata(&path).ok()?.len() > MAX_POINTER {
         return None;
     }
-    let current: Current = serde_json::from_slice(&fs::read(&path).ok()?).ok()?;
-    // One that is damaged is made again: its inputs are still known.
-    (current.inputs == inputs).then(|| load(dirs, &current.build).ok())?
+    serde_json::from_slice(&fs::read(&path).ok()?).ok()
 }
 
 fn make(

@@ -32,7 +32,7 @@ mod rootfs;
 mod tool;
 mod vmlinux;
 
-pub use base::{BaseOptions, ensure_base};
+pub use base::{BaseOptions, ensure_base, existing_base};
 pub use dirs::Dirs;
 pub use error::TemplateError;
 pub use initramfs::GuestBinaries;
