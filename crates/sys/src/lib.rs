@@ -7,3 +7,4 @@ pub mod netns;
 pub mod readable;
 pub mod spawn;
 pub mod tap;
+pub mod tsc;
