@@ -36,6 +36,10 @@ impl InitBody {
         if body.trim_ascii().is_empty() {
             return Ok(Self::default());
         }
+        // Lists would be read as the fields in their order.
+        if !body.trim_ascii_start().starts_with(b"{") {
+            return Err("cannot read the request: it is not a JSON object".into());
+        }
         let body: Self = serde_json::from_slice(body).map_err(|error| {
             format!("cannot read the request: line {} column {}", error.line(), error.column())
         })?;
