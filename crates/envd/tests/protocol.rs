@@ -1,4 +1,5 @@
 //! The forms that requests and answers may have, apart from what they mean.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod common;
 

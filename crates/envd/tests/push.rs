@@ -1,4 +1,5 @@
 //! What the daemon tells the host of its own accord.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod common;
 

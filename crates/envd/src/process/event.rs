@@ -136,11 +136,15 @@ fn varint_length(value: usize) -> usize {
 }
 
 fn put_varint(buffer: &mut BytesMut, mut value: usize) {
-    while value >= 0x80 {
-        buffer.put_u8((value & 0x7f) as u8 | 0x80);
+    loop {
+        #[allow(clippy::cast_possible_truncation, reason = "the lowest seven bits are what is wanted")]
+        let lowest = (value & 0x7f) as u8;
         value >>= 7;
+        if value == 0 {
+            return buffer.put_u8(lowest);
+        }
+        buffer.put_u8(lowest | 0x80);
     }
-    buffer.put_u8((value & 0x7f) as u8);
 }
 
 #[cfg(test)]
