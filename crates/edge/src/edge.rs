@@ -55,7 +55,7 @@ impl Edge {
     }
 
     /// Closes every connection into a sandbox, also those in the middle of a request or tunnel. To be called when a
-    /// sandbox ended or is paused; sockets left open would keep its network namespace alive. What is forgotten to be
+    /// sandbox ended or is paused, after [`Sandboxes::lookup`] stopped knowing it; sockets left open would keep its network namespace alive. What is forgotten to be
     /// reported here is noticed by [`Sandboxes::lookup`] within [`Timeouts::pooled_idle`](crate::Timeouts::pooled_idle).
     pub fn forget(&self, id: &SandboxId) {
         self.0.guests.end(id);

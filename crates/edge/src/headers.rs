@@ -7,6 +7,7 @@ use http::{Version, request, response};
 use model::{GuestPort, NetworkPolicy};
 
 use crate::TRAFFIC_TOKEN_HEADER;
+use crate::route::without_user;
 
 /// Headers about one connection, not about the message. `Transfer-Encoding` is among them: each side is framed anew.
 const HOP_BY_HOP: [HeaderName; 7] = [
@@ -43,7 +44,7 @@ pub(crate) fn to_guest(
     upgrade: Option<HeaderValue>,
 ) {
     let trailers = tokens(&head.headers, &header::TE).any(|token| token.eq_ignore_ascii_case("trailers"));
-    let host = head.uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
+    let host = head.uri.authority().and_then(|authority| HeaderValue::from_str(without_user(authority)).ok());
     let host = host.or_else(|| head.headers.remove(header::HOST));
     let host = host.unwrap_or_else(|| HeaderValue::from_static("localhost"));
 

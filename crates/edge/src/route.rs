@@ -1,7 +1,7 @@
 //! Which sandbox and port a request is for.
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::uri::Uri;
+use http::uri::{Authority, Uri};
 use model::{GuestPort, SandboxId};
 
 use crate::refusal::Refusal;
@@ -63,13 +63,19 @@ fn parse_port(text: &str) -> Option<GuestPort> {
 /// The host that a request names: the authority of its target (absolute form, HTTP/2), else its `Host` header.
 pub(crate) fn host<'a>(headers: &'a HeaderMap, uri: &'a Uri) -> Result<Option<&'a str>, Refusal> {
     if let Some(authority) = uri.authority() {
-        return Ok(Some(authority.as_str()));
+        return Ok(Some(without_user(authority)));
     }
     if !headers.contains_key(header::HOST) {
         return Ok(None);
     }
     let value = single(headers, &header::HOST).ok_or(Refusal::BadHost)?;
     value.to_str().map(Some).map_err(|_| Refusal::BadHost)
+}
+
+/// Host and port of an authority. The user that it may name is for nobody to see.
+pub(crate) fn without_user(authority: &Authority) -> &str {
+    let text = authority.as_str();
+    text.rsplit_once('@').map_or(text, |(_, host)| host)
 }
 
 /// Reads `<port>-<id>[-client].<domain>[:port]`.
@@ -153,6 +159,7 @@ mod tests {
             assert_eq!(to(&[("host", host)], "/", Some("sbx.test")), "iabc:80", "{host}");
             assert_eq!(to(&[("host", host)], "/", None), "iabc:80", "{host}");
             assert_eq!(to(&[], &format!("http://{host}/x"), None), "iabc:80", "{host}");
+            assert_eq!(to(&[], &format!("http://user:pass@{host}/x"), None), "iabc:80", "{host}");
         }
     }
 
