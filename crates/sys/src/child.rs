@@ -14,7 +14,9 @@ use std::sync::OnceLock;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 
-use rustix::process::{Gid, Signal, Uid, getpid, getppid, set_parent_process_death_signal, setsid};
+use rustix::process::{
+    Gid, Resource, Rlimit, Signal, Uid, getpid, getppid, set_parent_process_death_signal, setrlimit, setsid,
+};
 use rustix::thread::{set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 /// How a child differs from a plain one. The default changes nothing.
@@ -26,6 +28,8 @@ pub struct ChildSetup {
     pub new_session: bool,
     /// Neither the child nor its descendants can gain privileges by executing a file.
     pub no_new_privs: bool,
+    /// The child leaves no core file when it crashes: it may hold secrets of others.
+    pub no_core_dump: bool,
     /// The user and group that the child becomes. It keeps no supplementary group.
     pub user: Option<(u32, u32)>,
     /// An open `cgroup.procs`: the child moves itself into that group, so nothing it does is accounted elsewhere.
@@ -44,6 +48,9 @@ pub fn prepare(command: &mut Command, setup: ChildSetup) {
         }
         if setup.new_session {
             setsid()?;
+        }
+        if setup.no_core_dump {
+            setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
         }
         if let Some((uid, gid)) = setup.user {
             let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
@@ -141,6 +148,16 @@ mod tests {
         assert_eq!(field(&status, "Groups"), [""; 0]);
         assert_eq!(field(&status, "NoNewPrivs"), ["1"]);
         assert_eq!(field(&status, "CapEff"), ["0000000000000000"]);
+    }
+
+    #[test]
+    fn leaves_no_core_file() {
+        let mut command = Command::new("cat");
+        command.arg("/proc/self/limits");
+        prepare(&mut command, ChildSetup { no_core_dump: true, ..Default::default() });
+        let limits = String::from_utf8(command.output().unwrap().stdout).unwrap();
+        let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+        assert_eq!(core.split_whitespace().skip(4).collect::<Vec<_>>(), ["0", "0", "bytes"]);
     }
 
     #[test]

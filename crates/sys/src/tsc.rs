@@ -43,17 +43,19 @@ impl TscSample {
         best.1
     }
 
-    /// The counter's frequency in kHz, from this moment until now. Sleeps if that is shorter than 20 ms.
+    /// How long to wait until [`TscSample::khz_since`] is precise; zero when it is.
+    #[must_use]
+    pub fn wait(self) -> Duration {
+        let elapsed = u64::try_from(raw_nanoseconds() - self.nanoseconds).unwrap_or(u64::MAX);
+        MIN_INTERVAL.saturating_sub(Duration::from_nanos(elapsed))
+    }
+
+    /// The counter's frequency in kHz, from this moment until now. Blocks for the time that [`TscSample::wait`] tells.
     ///
     /// `None` where there is no such counter, or what it counts is not plausible.
     #[must_use]
     pub fn khz_since(self) -> Option<u32> {
-        let elapsed = raw_nanoseconds() - self.nanoseconds;
-        if let Ok(elapsed) = u64::try_from(elapsed)
-            && let Some(rest) = MIN_INTERVAL.checked_sub(Duration::from_nanos(elapsed))
-        {
-            thread::sleep(rest);
-        }
+        thread::sleep(self.wait());
         let now = Self::now();
         let ticks = i128::from(now.counter.checked_sub(self.counter)?);
         let khz = ticks * 1_000_000 / (now.nanoseconds - self.nanoseconds).max(1);

@@ -23,7 +23,7 @@ pub struct Machine {
     pub cmdline: String,
     /// The disk that the guest sees first.
     pub root_disk: RootDisk,
-    /// An open tap device, without a packet information header. The guest has no network without one.
+    /// An open tap device, as `sys::tap::open` makes it. The guest has no network without one.
     pub tap: Option<OwnedFd>,
     /// The guest's address on the tap.
     pub mac: [u8; 6],

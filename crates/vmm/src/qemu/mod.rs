@@ -51,6 +51,7 @@ impl Qemu {
         let parameters = match machine.accel {
             Accel::Kvm => kernel_parameters::kvm(&machine.cmdline),
             Accel::Tcg => {
+                tokio::time::sleep(self.made.wait()).await;
                 let khz = self.made.khz_since().ok_or(VmmError::Unsupported(
                     "this processor has no usable time stamp counter, without which guests cannot tell the time",
                 ))?;
@@ -87,6 +88,7 @@ impl Qemu {
                 die_with_parent: true,
                 new_session: true,
                 no_new_privs: true,
+                no_core_dump: true,
                 user: machine.confinement.user,
                 cgroup_procs: machine.confinement.cgroup_procs,
             },
