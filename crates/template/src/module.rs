@@ -91,8 +91,9 @@ mod tests {
     fn what_is_no_module_has_none() {
         assert_eq!(dependencies(b"\xfd7zXZ compressed"), None);
         let good = module(b"depends=a\0");
-        for len in 0..good.len() {
-            assert_eq!(dependencies(&good[..len]), None);
+        // The end of the last section header holds nothing that is looked at.
+        for len in 0..good.len() - 24 {
+            assert_eq!(dependencies(&good[..len]), None, "{len}");
         }
     }
 
