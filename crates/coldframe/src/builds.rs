@@ -27,7 +27,8 @@ impl LocalBuilds {
 
 impl node::Builds for LocalBuilds {
     fn files(&self, build: &BuildId) -> Result<BuildFiles, String> {
-        let build = template::load(&template::Dirs::new(&self.root), build).map_err(|error| error.to_string())?;
+        let build =
+            template::load(&template::Dirs::new(&self.root), build).map_err(|error| error.to_string())?;
         Ok(BuildFiles { kernel: build.kernel, initrd: build.initrd, rootfs: build.rootfs })
     }
 }

@@ -85,7 +85,13 @@ pub(crate) struct Up {
     #[arg(long, env = "COLDFRAME_SLOTS", default_value_t = 8, value_name = "N")]
     pub(crate) slots: usize,
     /// Name servers of the guests.
-    #[arg(long, env = "COLDFRAME_DNS", value_delimiter = ',', default_value = "1.1.1.1,8.8.8.8", value_name = "IP")]
+    #[arg(
+        long,
+        env = "COLDFRAME_DNS",
+        value_delimiter = ',',
+        default_value = "1.1.1.1,8.8.8.8",
+        value_name = "IP"
+    )]
     pub(crate) dns: Vec<std::net::Ipv4Addr>,
 }
 

@@ -10,8 +10,11 @@ pub(crate) fn run(dir: &Path) -> Outcome {
     let state = StateDir::open(dir)?;
     crate::up::stop(&state)?;
     let _lock = state.lock()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
-    runtime.block_on(node::remove_everything(&state.sandboxes(), state.tag())).map_err(|error| error.to_string())?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+    runtime
+        .block_on(node::remove_everything(&state.sandboxes(), state.tag()))
+        .map_err(|error| error.to_string())?;
     state.remove_server();
     println!("coldframe is down; templates and keys are kept in {}", state.root().display());
     Ok(ExitCode::SUCCESS)

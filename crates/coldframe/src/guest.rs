@@ -6,7 +6,9 @@ const INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/guest-init"));
 /// The embedded programs.
 pub(crate) fn binaries() -> Result<template::GuestBinaries<'static>, String> {
     if ENVD.is_empty() || INIT.is_empty() {
-        return Err("this binary was built without the guest's programs; build it with `cargo xtask up`".into());
+        return Err(
+            "this binary was built without the guest's programs; build it with `cargo xtask up`".into()
+        );
     }
     Ok(template::GuestBinaries { envd: ENVD, init: INIT })
 }

@@ -10,7 +10,8 @@ use crate::cli::Key;
 use crate::state::StateDir;
 
 pub(crate) fn run(command: &Key) -> Outcome {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     runtime.block_on(async {
         match command {
             Key::Create { state, team, name } => create(&state.dir, team, name).await,

@@ -22,11 +22,14 @@ pub(crate) fn router(catalog: Arc<Catalog>, registry: Registry) -> Router {
 }
 
 async fn metrics(State(exporter): State<Arc<Exporter>>, headers: HeaderMap) -> Response {
-    let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+    let bearer =
+        headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
     let key = headers.get("x-api-key").and_then(|value| value.to_str().ok()).or(bearer).unwrap_or_default();
     match exporter.catalog.team_by_key(key).await {
         Ok(Some(_)) => {}
-        Ok(None) => return refuse(StatusCode::UNAUTHORIZED, "metrics need an API key as X-API-Key or bearer token"),
+        Ok(None) => {
+            return refuse(StatusCode::UNAUTHORIZED, "metrics need an API key as X-API-Key or bearer token");
+        }
         Err(error) => {
             tracing::error!(%error, "checking a key failed");
             return refuse(StatusCode::INTERNAL_SERVER_ERROR, "the key could not be checked");
@@ -35,7 +38,8 @@ async fn metrics(State(exporter): State<Arc<Exporter>>, headers: HeaderMap) -> R
     let mut text = String::new();
     match encode(&mut text, &exporter.registry) {
         Ok(()) => {
-            ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
+            ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
+                .into_response()
         }
         Err(error) => {
             tracing::error!(%error, "writing metrics failed");

@@ -42,16 +42,21 @@ impl Sandboxes for Reach {
 
     fn find_by_envd_token(&self, matches: &mut dyn FnMut(&Secret) -> bool) -> Option<SandboxId> {
         let running = self.node.running();
-        running.iter().find(|spec| spec.envd_token.as_ref().is_some_and(&mut *matches)).map(|spec| spec.id.clone())
+        running
+            .iter()
+            .find(|spec| spec.envd_token.as_ref().is_some_and(&mut *matches))
+            .map(|spec| spec.id.clone())
     }
 
     async fn connect(&self, id: &SandboxId, port: GuestPort) -> Result<TcpStream, ConnectError> {
         let reachable = self.node.reach(id).ok_or(ConnectError::NotFound)?;
         let address = SocketAddrV4::new(guest::GUEST_IP, port.get());
-        self.dialer.connect(&reachable.netns, address, CONNECT_TIMEOUT).await.map_err(|error| match error.kind() {
-            std::io::ErrorKind::ConnectionRefused => ConnectError::Refused,
-            std::io::ErrorKind::TimedOut => ConnectError::TimedOut,
-            _ => ConnectError::Io(error),
+        self.dialer.connect(&reachable.netns, address, CONNECT_TIMEOUT).await.map_err(|error| {
+            match error.kind() {
+                std::io::ErrorKind::ConnectionRefused => ConnectError::Refused,
+                std::io::ErrorKind::TimedOut => ConnectError::TimedOut,
+                _ => ConnectError::Io(error),
+            }
         })
     }
 }

@@ -1,14 +1,18 @@
 //! Putting the rooms together: catalog, node, API and edge on one port.
 
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use catalog::Catalog;
-use model::MiB;
+use model::{MiB, SandboxId};
 use node::{Node, NodeConfig, NodeMetrics};
 use prometheus_client::registry::Registry;
-use tokio::net::TcpListener;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
 use crate::builds::LocalBuilds;
@@ -28,15 +32,17 @@ const START_QUEUE: usize = 256;
 pub(crate) async fn serve(options: &Up) -> Result<(), String> {
     let state = StateDir::open(&options.state.dir)?;
     let lock = state.lock()?;
-    let listener = TcpListener::bind(options.listen)
-        .await
+    raise_descriptor_limit();
+    let listener = listen(options.listen)
         .map_err(|error| format!("listening on {}: {error}; choose another with --listen", options.listen))?;
-    let listen = listener.local_addr().map_err(|error| error.to_string())?;
+    let address = listener.local_addr().map_err(|error| error.to_string())?;
 
     let catalog = Arc::new(Catalog::open(&state.catalog()).await.map_err(|error| error.to_string())?);
     let base = {
         let state = state.clone();
-        tokio::task::spawn_blocking(move || crate::template_cmd::ensure(&state)).await.map_err(|e| e.to_string())??
+        tokio::task::spawn_blocking(move || crate::template_cmd::ensure(&state))
+            .await
+            .map_err(|e| e.to_string())??
     };
     crate::builds::register_base(&catalog, &base).await?;
     ensure_key(&state, &catalog).await?;
@@ -47,7 +53,8 @@ pub(crate) async fn serve(options: &Up) -> Result<(), String> {
     let mut registry = Registry::default();
     metrics.register(&mut registry);
     let config = config(options, &state, crate::builds::control_accel(verdict.accel))?;
-    let node = Node::start(config, Arc::new(LocalBuilds::new(&state)), metrics).await.map_err(|e| e.to_string())?;
+    let node =
+        Node::start(config, Arc::new(LocalBuilds::new(&state)), metrics).await.map_err(|e| e.to_string())?;
 
     let stop = CancellationToken::new();
     let api = api::router(api_state(options, Arc::clone(&catalog), &node));
@@ -57,13 +64,14 @@ pub(crate) async fn serve(options: &Up) -> Result<(), String> {
         Arc::new(reach),
         edge::EdgeConfig { domain: options.domain.clone(), ..edge::EdgeConfig::default() },
     );
-    let url = crate::up::url(listen);
+    let url = crate::up::url(address);
     let pid = rustix::process::getpid().as_raw_nonzero().get();
     let file = ServerFile { pid, url: url.clone(), build: crate::up::build_identity() };
     state.write_server(&file).map_err(|error| format!("writing the server's address: {error}"))?;
     tracing::info!(url, state = %state.root().display(), "coldframe serves");
 
     tokio::spawn(stop_on_signal(stop.clone()));
+    tokio::spawn(forget_ended(node.ended(), edge.clone()));
     edge::serve(listener, edge, api, stop).await;
     node.stop().await;
     state.remove_server();
@@ -73,8 +81,11 @@ pub(crate) async fn serve(options: &Up) -> Result<(), String> {
 }
 
 fn api_state(options: &Up, catalog: Arc<Catalog>, node: &Node) -> api::ApiState {
-    let config =
-        api::ApiConfig { max_timeout: MAX_TIMEOUT, domain: options.domain.clone(), ..api::ApiConfig::default() };
+    let config = api::ApiConfig {
+        max_timeout: MAX_TIMEOUT,
+        domain: options.domain.clone(),
+        ..api::ApiConfig::default()
+    };
     api::ApiState::new(catalog, Arc::new(node.clone()), config)
 }
 
@@ -108,10 +119,44 @@ pub(crate) fn config(options: &Up, state: &StateDir, accel: control::Accel) -> R
 }
 
 fn host_memory() -> Result<MiB, String> {
-    let info = std::fs::read_to_string("/proc/meminfo").map_err(|error| format!("reading /proc/meminfo: {error}"))?;
-    let kib = info.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse().ok());
+    let info = std::fs::read_to_string("/proc/meminfo")
+        .map_err(|error| format!("reading /proc/meminfo: {error}"))?;
+    let kib = info
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse().ok());
     let kib: u64 = kib.ok_or("/proc/meminfo has no MemTotal")?;
     Ok(MiB(u32::try_from(kib / 1024).unwrap_or(u32::MAX)))
+}
+
+/// A burst of clients waits in the kernel instead of being refused.
+const BACKLOG: u32 = 4096;
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// A proxied connection takes two descriptors; the default soft limit of 1,024 is for programs that use select.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
+    {
+        tracing::warn!(%error, "the limit of open files could not be raised");
+    }
+}
+
+/// Lets go of connections into sandboxes that ended, until the node is gone. What is missed in a burst, the edge finds
+/// by itself some seconds later.
+async fn forget_ended(mut ended: broadcast::Receiver<SandboxId>, edge: edge::Edge) {
+    loop {
+        match ended.recv().await {
+            Ok(id) => edge.forget(&id),
+            Err(broadcast::error::RecvError::Lagged(_)) => {}
+            Err(broadcast::error::RecvError::Closed) => return,
+        }
+    }
 }
 
 /// The first start makes the key that `coldframe env` prints.
@@ -129,7 +174,8 @@ async fn ensure_key(state: &StateDir, catalog: &Catalog) -> Result<(), String> {
 }
 
 async fn stop_on_signal(stop: CancellationToken) {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
         tracing::error!("signals cannot be received; stop the server with SIGKILL, its sandboxes run on");
         return;

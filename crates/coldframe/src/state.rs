@@ -54,7 +54,10 @@ impl StateDir {
             Ok::<_, io::Error>(root)
         };
         let root = opened().map_err(|error| {
-            format!("the state directory {} cannot be used: {error}; run as root, or choose another with --state", root.display())
+            format!(
+                "the state directory {} cannot be used: {error}; run as root, or choose another with --state",
+                root.display()
+            )
         })?;
         if root.as_os_str().len() > MAX_PATH_BYTES {
             return Err(format!(
@@ -120,7 +123,8 @@ impl StateDir {
     pub(crate) fn server(&self) -> Option<ServerFile> {
         let file: ServerFile = serde_json::from_slice(&std::fs::read(self.server_file()).ok()?).ok()?;
         // The lock is the truth: a file can outlive its writer, a lock cannot.
-        let free = File::options().write(true).open(self.root.join("run/server.lock")).ok()?.try_lock().is_ok();
+        let free =
+            File::options().write(true).open(self.root.join("run/server.lock")).ok()?.try_lock().is_ok();
         (!free).then_some(file)
     }
 

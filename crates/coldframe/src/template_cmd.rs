@@ -16,6 +16,11 @@ pub(crate) fn base(dir: &Path) -> Outcome {
 /// The base template, made when it is missing or its inputs changed.
 pub(crate) fn ensure(state: &StateDir) -> Result<template::Build, String> {
     let dirs = template::Dirs::new(state.root());
-    template::ensure_base(&dirs, &crate::guest::binaries()?, &template::BaseOptions::default(), &Terminal::new())
-        .map_err(|error| error.to_string())
+    template::ensure_base(
+        &dirs,
+        &crate::guest::binaries()?,
+        &template::BaseOptions::default(),
+        &Terminal::new(),
+    )
+    .map_err(|error| error.to_string())
 }

@@ -91,7 +91,8 @@ fn spawn(state: &StateDir) -> Result<Child, String> {
 pub(crate) fn stop(state: &StateDir) -> Result<(), String> {
     let Some(server) = state.server() else { return Ok(()) };
     let pid = Pid::from_raw(server.pid).ok_or("the server's file names no process")?;
-    kill_process(pid, Signal::TERM).map_err(|error| format!("stopping the server (process {}): {error}", server.pid))?;
+    kill_process(pid, Signal::TERM)
+        .map_err(|error| format!("stopping the server (process {}): {error}", server.pid))?;
     let deadline = Instant::now() + STOP_PATIENCE;
     while state.server().is_some_and(|now| now.pid == server.pid) {
         if Instant::now() >= deadline {
@@ -106,7 +107,11 @@ pub(crate) fn url(listen: SocketAddr) -> String {
     // What listens on every address is reached on loopback from here.
     let mut address = listen;
     if address.ip().is_unspecified() {
-        address.set_ip(if listen.is_ipv4() { [127, 0, 0, 1].into() } else { std::net::Ipv6Addr::LOCALHOST.into() });
+        address.set_ip(if listen.is_ipv4() {
+            [127, 0, 0, 1].into()
+        } else {
+            std::net::Ipv6Addr::LOCALHOST.into()
+        });
     }
     format!("http://{address}")
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use model::{FleetError, MiB};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
 #[derive(Debug, Default)]
 struct Taken {
@@ -57,12 +57,17 @@ impl Admission {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let bytes = memory.bytes();
         if taken.sandboxes >= self.max_sandboxes {
-            let text = format!("this host runs its {} sandboxes; kill one or try again later", self.max_sandboxes);
+            let text =
+                format!("this host runs its {} sandboxes; kill one or try again later", self.max_sandboxes);
             return Err(FleetError::NoCapacity(text));
         }
-        if taken.memory + bytes > self.max_memory {
-            let free = (self.max_memory - taken.memory) >> 20;
-            let text = format!("{memory} of guest memory are wanted and {free} MiB are free on this host; try again later");
+        // What runs may be more than the limit: see `room_for_running`.
+        let free = self.max_memory.saturating_sub(taken.memory);
+        if bytes > free {
+            let free = free >> 20;
+            let text = format!(
+                "{memory} of guest memory are wanted and {free} MiB are free on this host; try again later"
+            );
             return Err(FleetError::NoCapacity(text));
         }
         taken.sandboxes += 1;
@@ -81,14 +86,26 @@ impl Admission {
     /// Waits for a turn to boot.
     pub(crate) async fn turn(&self) -> Result<Turn, FleetError> {
         let busy = |text| FleetError::NoCapacity(text);
-        let queue = Arc::clone(&self.queue)
-            .try_acquire_owned()
-            .map_err(|_| busy("too many sandboxes wait to be started on this host; try again later".into()))?;
+        let stopping = || busy("this host is shutting down".into());
+        let queue = Arc::clone(&self.queue).try_acquire_owned().map_err(|error| match error {
+            TryAcquireError::Closed => stopping(),
+            TryAcquireError::NoPermits => {
+                busy("too many sandboxes wait to be started on this host; try again later".into())
+            }
+        })?;
         let turn = tokio::time::timeout(self.patience, Arc::clone(&self.turns).acquire_owned())
             .await
-            .map_err(|_| busy(format!("waited {:?} for a turn to start on this host; try again later", self.patience)))?
-            .map_err(|_| busy("this host is shutting down".into()))?;
+            .map_err(|_| {
+                busy(format!("waited {:?} for a turn to start on this host; try again later", self.patience))
+            })?
+            .map_err(|_| stopping())?;
         Ok(Turn { _queue: queue, _turn: turn })
+    }
+
+    /// Refuses whoever waits for a turn and whoever comes from now on.
+    pub(crate) fn close(&self) {
+        self.queue.close();
+        self.turns.close();
     }
 }
 

@@ -1,26 +1,30 @@
 //! Following supervisors: those this server started and those it found.
 
 use std::collections::HashSet;
-use std::io;
+use std::io::{self, Read, Seek};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cgroup::{Hierarchy, Removal};
-use control::{Client, Event, Launch, Status};
+use control::{Client, Launch, Status};
+use futures_util::future::join_all;
 use model::EndReason;
 use network::InstanceTag;
 use tokio::sync::watch;
 
 use crate::admission::Room;
 use crate::entry::{Entry, View};
+use crate::follow::{Ending, Following};
 use crate::metrics::NodeMetrics;
 use crate::node::Node;
-use crate::process::SupervisorProcess;
+use crate::process::{SUPERVISOR_LOG, SupervisorProcess};
 use crate::release::{Holdings, remove_group};
 
 /// Lines of the supervisor's own log that are repeated in the server's when a sandbox failed.
 const LAST_WORDS: usize = 12;
+/// They are looked for in this much of the end of it.
+const LAST_BYTES: u64 = 8 << 10;
 
 /// A supervisor of a predecessor that still answers.
 pub(crate) struct Survivor {
@@ -33,15 +37,18 @@ pub(crate) struct Survivor {
 
 /// Looks through the sandbox directories for supervisors that answer.
 pub(crate) async fn survivors(sandboxes: &Path) -> io::Result<Vec<Survivor>> {
-    let mut found = Vec::new();
-    for dir in std::fs::read_dir(sandboxes)? {
-        let dir = dir?.path();
-        match survivor(&dir).await {
-            Ok(survivor) => found.push(survivor),
-            Err(why) => tracing::info!(dir = %dir.display(), why, "a sandbox did not survive: reclaiming it"),
+    let dirs: Vec<PathBuf> =
+        std::fs::read_dir(sandboxes)?.map(|dir| Ok(dir?.path())).collect::<io::Result<_>>()?;
+    // All at once: the hung ones each take as long as they are waited for.
+    let found = join_all(dirs.iter().map(|dir| survivor(dir))).await;
+    let survived = |(dir, found): (&PathBuf, Result<Survivor, String>)| match found {
+        Ok(survivor) => Some(survivor),
+        Err(why) => {
+            tracing::info!(dir = %dir.display(), why, "a sandbox did not survive: reclaiming it");
+            None
         }
-    }
-    Ok(found)
+    };
+    Ok(dirs.iter().zip(found).filter_map(survived).collect())
 }
 
 async fn survivor(dir: &Path) -> Result<Survivor, String> {
@@ -79,6 +86,9 @@ pub(crate) async fn reclaim(
                 }
             }
         }
+        // The first start of this instance.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => tracing::error!(%error, "looking for leftover control groups failed"),
     }
     let slots = survivors.iter().map(|survivor| survivor.launch.slot).collect();
@@ -86,9 +96,13 @@ pub(crate) async fn reclaim(
         tracing::error!(%error, "removing leftover network slots failed");
     }
     let Ok(dirs) = std::fs::read_dir(sandboxes) else { return };
-    for dir in dirs.flatten().filter(|dir| !dir.file_name().to_str().is_some_and(|name| alive.contains(name))) {
-        if let Err(error) = std::fs::remove_dir_all(dir.path()) {
-            tracing::error!(dir = %dir.path().display(), %error, "removing a leftover sandbox directory failed");
+    for dir in dirs.flatten().filter(|dir| !dir.file_name().to_str().is_some_and(|name| alive.contains(name)))
+    {
+        let path = dir.path();
+        let removed =
+            if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+        if let Err(error) = removed {
+            tracing::error!(dir = %path.display(), %error, "removing a leftover sandbox directory failed");
         }
     }
 }
@@ -99,8 +113,13 @@ impl Node {
         let Survivor { launch, dir, status, process, netns } = survivor;
         let id = launch.spec.id.clone();
         let room = self.shared.admission.room_for_running(launch.spec.shape.memory);
-        let holdings =
-            Holdings { id: id.clone(), process: Some(process), cgroup: launch.cgroup, slot: Some(launch.slot), dir };
+        let holdings = Holdings {
+            id: id.clone(),
+            process: Some(process),
+            cgroup: launch.cgroup,
+            slot: Some(launch.slot),
+            dir,
+        };
         let Status { phase, end_at, envd_version, .. } = status;
         let first = View { phase, end_at, envd_version, ended: None };
         self.tend(Arc::new(launch.spec), Arc::new(netns), holdings, room, first);
@@ -108,7 +127,7 @@ impl Node {
     }
 }
 
-/// Follows a supervisor's events to its end, then releases everything.
+/// Follows a supervisor to its end, then releases everything.
 pub(crate) async fn follow(
     node: Node,
     entry: Arc<Entry>,
@@ -116,64 +135,39 @@ pub(crate) async fn follow(
     holdings: Holdings,
     room: Room,
 ) {
+    // Also when this task panics: somebody waits for it.
+    let released = entry.released.clone().drop_guard();
     let id = &entry.spec.id;
     let metrics = &node.shared.metrics;
-    let mut had_run = view.borrow().phase == control::Phase::Running;
-    if had_run {
-        metrics.adopted();
-    }
-    let why = loop_events(&entry, &view, &mut had_run, metrics).await.unwrap_or_else(|error| {
-        tracing::warn!(sandbox = %id, error, "the supervisor ended without a word");
-        EndReason::SupervisorDied
-    });
+    let mut following = Following::new(&entry, &view, &node.shared);
+    let Ending { why, leave } = following.until_over(holdings.process.as_ref()).await;
+    let had_run = following.had_run;
     // From here on clients are told that it does not exist.
     view.send_modify(|view| view.ended = Some(why.clone()));
+    node.tell_ended(id);
     if matches!(why, EndReason::StartFailed(_) | EndReason::VmmDied(_) | EndReason::SupervisorDied) {
         tracing::warn!(sandbox = %id, ?why, last_words = last_words(&entry.dir), "the sandbox failed");
     } else {
         tracing::info!(sandbox = %id, ?why, "the sandbox ended");
     }
     metrics.ended(&why, had_run);
-    node.shared.releaser.release(holdings).await;
+    node.shared.releaser.release(holdings, leave).await;
     node.remove(id);
     drop(room);
-    entry.released.cancel();
-}
-
-async fn loop_events(
-    entry: &Entry,
-    view: &watch::Sender<View>,
-    had_run: &mut bool,
-    metrics: &NodeMetrics,
-) -> Result<EndReason, String> {
-    let mut events = entry.client.events().await.map_err(|error| error.to_string())?;
-    loop {
-        match events.next().await.map_err(|error| error.to_string())? {
-            Some(Event::Status(status)) => {
-                if status.phase == control::Phase::Running && !std::mem::replace(had_run, true) {
-                    metrics.started();
-                }
-                view.send_modify(|view| {
-                    view.phase = status.phase;
-                    view.end_at = status.end_at;
-                    view.envd_version = status.envd_version;
-                });
-            }
-            Some(Event::Ended { why, forced }) => {
-                if forced {
-                    metrics.cgroup_forced();
-                }
-                return Ok(why);
-            }
-            None => return Err("its event stream closed".into()),
-        }
-    }
+    drop(released);
 }
 
 /// The end of the supervisor's log; its directory is deleted next.
 fn last_words(dir: &Path) -> String {
-    let text = std::fs::read(dir.join("supervisor.log")).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text[text.len().saturating_sub(8192)..]).into_owned();
+    let read = || {
+        let mut file = std::fs::File::open(dir.join(SUPERVISOR_LOG))?;
+        let length = file.metadata()?.len();
+        file.seek(io::SeekFrom::Start(length.saturating_sub(LAST_BYTES)))?;
+        let mut text = Vec::new();
+        file.take(LAST_BYTES).read_to_end(&mut text)?;
+        io::Result::Ok(text)
+    };
+    let text = String::from_utf8_lossy(&read().unwrap_or_default()).into_owned();
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(LAST_WORDS)..].join("\n")
 }

@@ -3,12 +3,18 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use control::{Client, Phase};
 use jiff::Timestamp;
 use model::{EndReason, FleetError, SandboxRecord, SandboxSpec};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+
+/// A supervisor takes a kill in microseconds; one that is starved or stopped is not waited for longer.
+const ASK_PATIENCE: Duration = Duration::from_secs(2);
+/// From the kill that a supervisor took until nothing of its sandbox is left.
+const END_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What the supervisor last said.
 #[derive(Debug, Clone)]
@@ -28,6 +34,8 @@ pub(crate) struct Entry {
     pub(crate) client: Client,
     pub(crate) netns: Arc<OwnedFd>,
     pub(crate) view: watch::Receiver<View>,
+    /// Cancelled to end the sandbox without its supervisor's help.
+    pub(crate) force: CancellationToken,
     /// Cancelled when nothing of the sandbox is left.
     pub(crate) released: CancellationToken,
 }
@@ -37,6 +45,12 @@ impl Entry {
     pub(crate) fn runs(&self) -> bool {
         let view = self.view.borrow();
         view.phase == Phase::Running && view.ended.is_none()
+    }
+
+    /// Whether it runs or is about to.
+    pub(crate) fn lives(&self) -> bool {
+        let view = self.view.borrow();
+        view.phase != Phase::Ending && view.ended.is_none()
     }
 
     pub(crate) fn record(&self) -> SandboxRecord {
@@ -49,6 +63,26 @@ impl Entry {
         }
     }
 
+    /// Ends the sandbox, by force when its supervisor does not do it in time, and waits until nothing is left of it.
+    pub(crate) async fn end(&self) {
+        let id = &self.spec.id;
+        match tokio::time::timeout(ASK_PATIENCE, self.client.kill()).await {
+            // A supervisor that cannot be reached is gone or going; whoever follows it notices.
+            Ok(answer) => {
+                if let Err(error) = answer {
+                    tracing::info!(sandbox = %id, %error, "asking the sandbox to end");
+                }
+                if tokio::time::timeout(END_PATIENCE, self.released.cancelled()).await.is_ok() {
+                    return;
+                }
+                tracing::warn!(sandbox = %id, "the sandbox did not end within {END_PATIENCE:?}");
+            }
+            Err(_) => tracing::warn!(sandbox = %id, "the supervisor did not answer within {ASK_PATIENCE:?}"),
+        }
+        self.force.cancel();
+        self.released.cancelled().await;
+    }
+
     /// Waits until the sandbox runs, or for why it does not.
     pub(crate) async fn started(&self) -> Result<SandboxRecord, FleetError> {
         let mut view = self.view.clone();
@@ -59,13 +93,16 @@ impl Entry {
         };
         match ended {
             None => Ok(self.record()),
-            Some(EndReason::Killed) => Err(FleetError::Conflict("the sandbox was killed while it started".into())),
+            Some(EndReason::Killed) => {
+                Err(FleetError::Conflict(format!("sandbox {} was killed while it started", self.spec.id)))
+            }
             Some(EndReason::StartFailed(why)) => {
                 Err(FleetError::StartFailed(format!("sandbox {} did not start: {why}", self.spec.id)))
             }
-            Some(other) => {
-                Err(FleetError::StartFailed(format!("sandbox {} ended while it started: {other:?}", self.spec.id)))
-            }
+            Some(other) => Err(FleetError::StartFailed(format!(
+                "sandbox {} ended while it started: {other:?}",
+                self.spec.id
+            ))),
         }
     }
 }

@@ -7,7 +7,8 @@ use async_trait::async_trait;
 use control::{ClientError, EndTime};
 use jiff::{SignedDuration, Timestamp};
 use model::{
-    CreateSandbox, Fleet, FleetError, LogEntry, LogQuery, MetricRange, MetricSample, SandboxId, SandboxRecord, TeamId,
+    CreateSandbox, Fleet, FleetError, LogEntry, LogQuery, MetricRange, MetricSample, SandboxId,
+    SandboxRecord, TeamId,
 };
 
 use crate::entry::Entry;
@@ -42,7 +43,11 @@ impl Fleet for Node {
     }
 
     fn list(&self, team: &TeamId) -> Vec<SandboxRecord> {
-        self.read().values().filter(|entry| entry.spec.team == *team && entry.runs()).map(|e| e.record()).collect()
+        self.read()
+            .values()
+            .filter(|entry| entry.spec.team == *team && entry.runs())
+            .map(|e| e.record())
+            .collect()
     }
 
     async fn set_timeout(
@@ -55,7 +60,8 @@ impl Fleet for Node {
         let entry = self.running_of(team, id)?;
         let timeout = SignedDuration::try_from(timeout).unwrap_or(SignedDuration::MAX);
         let end_at = Timestamp::now().saturating_add(timeout).unwrap_or(Timestamp::MAX);
-        let status = entry.client.set_end(EndTime { end_at, only_extend }).await.map_err(|e| asked(&entry, &e))?;
+        let status =
+            entry.client.set_end(EndTime { end_at, only_extend }).await.map_err(|e| asked(&entry, &e))?;
         // The supervisor pushes the change; whoever asks after this call returned must not be told the old time.
         let mut seen = entry.view.clone();
         let arrived = seen.wait_for(|view| view.end_at == status.end_at || view.ended.is_some());
@@ -65,13 +71,10 @@ impl Fleet for Node {
 
     async fn kill(&self, team: &TeamId, id: &SandboxId) -> Result<(), FleetError> {
         let entry = self.running_of(team, id)?;
-        match entry.client.kill().await {
-            // A supervisor that does not answer is ending; if it hangs, it is told so by force when it is released.
-            Ok(()) | Err(ClientError::Dead { .. } | ClientError::Broken(_)) => {}
-            Err(error) => return Err(asked(&entry, &error)),
-        }
-        entry.released.cancelled().await;
-        Ok(())
+        // In a task of its own: the client of a hung supervisor may lose patience before the force is used.
+        tokio::spawn(async move { entry.end().await })
+            .await
+            .map_err(|error| FleetError::Internal(format!("ending sandbox {id}: {error}")))
     }
 
     async fn metrics(
@@ -89,7 +92,12 @@ impl Fleet for Node {
         Ok(samples)
     }
 
-    async fn logs(&self, team: &TeamId, id: &SandboxId, query: LogQuery) -> Result<Vec<LogEntry>, FleetError> {
+    async fn logs(
+        &self,
+        team: &TeamId,
+        id: &SandboxId,
+        query: LogQuery,
+    ) -> Result<Vec<LogEntry>, FleetError> {
         let entry = self.running_of(team, id)?;
         entry.client.logs(&query.into()).await.map_err(|error| asked(&entry, &error))
     }
@@ -102,12 +110,10 @@ impl Node {
             .ok_or_else(|| FleetError::NotFound(id.clone()))
     }
 
-    /// The sandbox that an earlier request with this key made.
+    /// The sandbox that an earlier request with this key made and that is not ending.
     fn made_with(&self, team: &TeamId, key: &str) -> Option<Arc<Entry>> {
         let same = |entry: &&Arc<Entry>| {
-            entry.spec.team == *team
-                && entry.spec.idempotency_key.as_deref() == Some(key)
-                && entry.view.borrow().ended.is_none()
+            entry.spec.team == *team && entry.spec.idempotency_key.as_deref() == Some(key) && entry.lives()
         };
         self.read().values().find(same).cloned()
     }
@@ -118,7 +124,9 @@ fn asked(entry: &Entry, error: &ClientError) -> FleetError {
     let id = &entry.spec.id;
     match error {
         ClientError::Dead { .. } => FleetError::NotFound(id.clone()),
-        ClientError::Refused { message, status, .. } if *status == 409 => FleetError::Conflict(message.clone()),
+        ClientError::Refused { message, status, .. } if *status == 409 => {
+            FleetError::Conflict(message.clone())
+        }
         _ => {
             tracing::error!(sandbox = %id, %error, "asking the supervisor failed");
             FleetError::Internal(format!("sandbox {id} did not answer; see the server's log"))

@@ -20,6 +20,7 @@ mod adopt;
 mod config;
 mod entry;
 mod fleet;
+mod follow;
 mod metrics;
 mod node;
 mod process;

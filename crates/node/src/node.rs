@@ -2,10 +2,13 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use cgroup::Hierarchy;
+use futures_util::future::{OptionFuture, join_all};
 use model::{SandboxId, SandboxSpec};
+use tokio::sync::broadcast;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::Admission;
@@ -60,12 +63,19 @@ pub(crate) struct Shared {
     pub(crate) repeats: Repeats,
     sandboxes: RwLock<HashMap<SandboxId, Arc<Entry>>>,
     stop: CancellationToken,
+    /// Keeps the slots filled until `stop`.
+    filler: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Node {
     /// Prepares the host, adopts the sandboxes of a predecessor, reclaims what else it left, and keeps slots ready.
-    pub async fn start(config: NodeConfig, builds: Arc<dyn Builds>, metrics: NodeMetrics) -> Result<Self, NodeError> {
-        let directory = |source| NodeError::Directory { path: config.sandboxes.display().to_string(), source };
+    pub async fn start(
+        config: NodeConfig,
+        builds: Arc<dyn Builds>,
+        metrics: NodeMetrics,
+    ) -> Result<Self, NodeError> {
+        let directory =
+            |source| NodeError::Directory { path: config.sandboxes.display().to_string(), source };
         std::fs::create_dir_all(&config.sandboxes).map_err(directory)?;
         let hierarchy = Hierarchy::discover()?;
         let host = Arc::new(network::Host::prepare(config.tag, None).await?);
@@ -86,19 +96,27 @@ impl Node {
                 repeats: Repeats::default(),
                 sandboxes: RwLock::default(),
                 stop: CancellationToken::new(),
+                filler: Mutex::default(),
             }),
         };
         for survivor in survivors {
             node.adopt(survivor);
         }
         let (slots, stop) = (Arc::clone(&node.shared.slots), node.shared.stop.clone());
-        tokio::spawn(async move { stop.run_until_cancelled(slots.keep_filled()).await });
+        let filler = tokio::spawn(async move { slots.keep_filled(&stop).await });
+        *node.filler() = Some(filler);
         Ok(node)
     }
 
-    /// Prepares for the end of this server: no more slots are made and unused ones are destroyed. Sandboxes run on.
+    /// Prepares for the end of this server: nothing is started any more, no more slots are made and unused ones are
+    /// destroyed. Sandboxes run on.
     pub async fn stop(&self) {
         self.shared.stop.cancel();
+        self.shared.admission.close();
+        let filler = self.filler().take();
+        if let Some(Err(error)) = OptionFuture::from(filler).await {
+            tracing::error!(%error, "making network slots had failed");
+        }
         self.shared.slots.drain().await;
     }
 
@@ -115,16 +133,17 @@ impl Node {
         self.read().values().filter(|entry| entry.runs()).map(|entry| Arc::clone(&entry.spec)).collect()
     }
 
+    /// The sandboxes that end from now on, each as soon as clients no longer see it: whoever holds connections into one
+    /// lets go of them, since they keep its namespace alive.
+    #[must_use]
+    pub fn ended(&self) -> broadcast::Receiver<SandboxId> {
+        self.shared.ended.subscribe()
+    }
+
     /// Ends every sandbox and waits until nothing is left of them.
     pub async fn kill_all(&self) {
         let entries: Vec<_> = self.read().values().cloned().collect();
-        let kills = entries.iter().map(|entry| async {
-            if let Err(error) = entry.client.kill().await {
-                tracing::warn!(sandbox = %entry.spec.id, %error, "ending the sandbox");
-            }
-            entry.released.cancelled().await;
-        });
-        futures_util::future::join_all(kills).await;
+        join_all(entries.iter().map(|entry| entry.end())).await;
     }
 
     pub(crate) fn entry(&self, id: &SandboxId) -> Option<Arc<Entry>> {
@@ -135,12 +154,21 @@ impl Node {
         self.write().insert(entry.spec.id.clone(), entry);
     }
 
+    pub(crate) fn tell_ended(&self, id: &SandboxId) {
+        // Nobody has to listen.
+        let _ = self.shared.ended.send(id.clone());
+    }
+
     pub(crate) fn remove(&self, id: &SandboxId) {
         self.write().remove(id);
     }
 
     pub(crate) fn read(&self) -> std::sync::RwLockReadGuard<'_, HashMap<SandboxId, Arc<Entry>>> {
         self.shared.sandboxes.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn filler(&self) -> std::sync::MutexGuard<'_, Option<JoinHandle<()>>> {
+        self.shared.filler.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<SandboxId, Arc<Entry>>> {

@@ -13,6 +13,17 @@ use crate::slots::Slots;
 
 /// A supervisor that has said its last word, or whose socket closed, exits at once; a hung one is killed after this.
 const EXIT_PATIENCE: Duration = Duration::from_secs(3);
+/// A killed process is gone at once, unless the kernel holds it in a call that cannot be interrupted.
+const KILL_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How a supervisor leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Leave {
+    /// By itself, soon.
+    Willing,
+    /// It does not do what it was told, or not in time.
+    Forced,
+}
 
 /// What one sandbox holds on this host.
 #[derive(Debug)]
@@ -36,16 +47,10 @@ pub(crate) struct Releaser {
 impl Releaser {
     /// Releases in the order in which one thing uses the other: process, group, network, files. A step that fails is
     /// logged and the next one is done all the same; what is left is reclaimed at the next start.
-    pub(crate) async fn release(&self, mut holdings: Holdings) {
+    pub(crate) async fn release(&self, mut holdings: Holdings, leave: Leave) {
         let id = &holdings.id;
-        if let Some(process) = &mut holdings.process
-            && tokio::time::timeout(EXIT_PATIENCE, process.gone()).await.is_err()
-        {
-            tracing::warn!(sandbox = %id, pid = process.pid(), "the supervisor did not exit within {EXIT_PATIENCE:?}: killing it");
-            self.kill_group(id, &holdings.cgroup);
-            if let Err(error) = process.gone().await {
-                tracing::warn!(sandbox = %id, %error, "waiting for the killed supervisor");
-            }
+        if let Some(process) = holdings.process.take() {
+            self.see_off(id, process, &holdings.cgroup, leave).await;
         }
         self.remove_group(id, &holdings.cgroup).await;
         if let Some(slot) = holdings.slot
@@ -56,12 +61,29 @@ impl Releaser {
         remove_dir(id, &holdings.dir);
     }
 
+    /// Waits for the supervisor's end and brings it about if it does not come.
+    async fn see_off(&self, id: &SandboxId, mut process: SupervisorProcess, cgroup: &Path, leave: Leave) {
+        let pid = process.pid();
+        let exited =
+            leave == Leave::Willing && tokio::time::timeout(EXIT_PATIENCE, process.gone()).await.is_ok();
+        if exited {
+            return;
+        }
+        tracing::warn!(sandbox = %id, pid, ?leave, "the supervisor did not exit: killing it");
+        process.kill();
+        self.kill_group(id, cgroup);
+        if tokio::time::timeout(KILL_PATIENCE, process.gone()).await.is_err() {
+            tracing::error!(sandbox = %id, pid, "the killed supervisor is not gone after {KILL_PATIENCE:?}");
+            // It is reaped when it is.
+            tokio::spawn(async move { process.gone().await });
+        }
+    }
+
     fn kill_group(&self, id: &SandboxId, relative: &Path) {
-        for leaf in ["supervisor", "vmm"] {
-            let killed = self.hierarchy.open(&relative.join(leaf)).map_err(std::io::Error::other).and_then(|g| g.kill());
-            if let Err(error) = killed {
-                tracing::warn!(sandbox = %id, %error, "killing the control group");
-            }
+        let killed =
+            self.hierarchy.open(relative).map_err(std::io::Error::other).and_then(|group| group.kill());
+        if let Err(error) = killed {
+            tracing::warn!(sandbox = %id, %error, "killing the control group");
         }
     }
 
@@ -89,6 +111,8 @@ fn remove_dir(id: &SandboxId, dir: &Path) {
     match std::fs::remove_dir_all(dir) {
         Ok(()) => {}
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => tracing::error!(sandbox = %id, %error, dir = %dir.display(), "removing the sandbox's files failed"),
+        Err(error) => {
+            tracing::error!(sandbox = %id, %error, dir = %dir.display(), "removing the sandbox's files failed")
+        }
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use cgroup::Hierarchy;
 use control::Client;
+use futures_util::future::join_all;
 use network::{Host, InstanceTag};
 
 use crate::metrics::NodeMetrics;
@@ -20,7 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// When the network's part could not be removed. Everything else that fails is logged.
 pub async fn remove_everything(sandboxes: &Path, tag: InstanceTag) -> Result<(), NodeError> {
     let directory = |source| NodeError::Directory { path: sandboxes.display().to_string(), source };
-    for mut survivor in crate::adopt::survivors(sandboxes).await.map_err(directory)? {
+    let survivors = crate::adopt::survivors(sandboxes).await.map_err(directory)?;
+    join_all(survivors.into_iter().map(|mut survivor| async move {
         let id = survivor.launch.spec.id.clone();
         if let Err(error) = Client::new(&survivor.dir).kill().await {
             tracing::warn!(sandbox = %id, %error, "asking the sandbox to end");
@@ -28,7 +30,8 @@ pub async fn remove_everything(sandboxes: &Path, tag: InstanceTag) -> Result<(),
         if tokio::time::timeout(PATIENCE, survivor.process.gone()).await.is_err() {
             tracing::warn!(sandbox = %id, "the supervisor did not exit within {PATIENCE:?}; it is ended by force");
         }
-    }
+    }))
+    .await;
     let hierarchy = Hierarchy::discover()?;
     let host = Host::prepare(tag, None).await?;
     crate::adopt::reclaim(sandboxes, tag, &hierarchy, &host, &[], &NodeMetrics::default()).await;

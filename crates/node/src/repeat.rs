@@ -16,7 +16,12 @@ pub(crate) struct Repeats(Mutex<HashMap<Key, Outcome>>);
 
 impl Repeats {
     /// Runs `create`, or waits for the run of it that is under way with the same key.
-    pub(crate) async fn once<F>(&self, team: TeamId, key: String, create: F) -> Result<SandboxRecord, FleetError>
+    pub(crate) async fn once<F>(
+        &self,
+        team: TeamId,
+        key: String,
+        create: F,
+    ) -> Result<SandboxRecord, FleetError>
     where
         F: Future<Output = Result<SandboxRecord, FleetError>>,
     {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use network::{Host, Slot};
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 /// Indices of one node: more slots than a host can run sandboxes.
 pub(crate) const MAX_SLOTS: u16 = 4096;
@@ -36,17 +37,25 @@ pub(crate) struct Slots {
 }
 
 impl Slots {
-    /// A pool that considers `in_use` as taken. Fills when [`Slots::keep_filled`] runs.
+    /// A pool that considers `in_use` as taken. Fills when [`Slots::keep_filled`] runs. At least one is made ahead, or
+    /// nobody could ever take any.
     pub(crate) fn new(host: Arc<Host>, ahead: usize, in_use: &HashSet<u16>) -> Self {
         let state = State { ready: VecDeque::new(), taken: in_use.iter().copied().collect() };
-        Self { host, state: Mutex::new(state), ahead, filled: Notify::new(), wanted: Notify::new() }
+        Self {
+            host,
+            state: Mutex::new(state),
+            ahead: ahead.max(1),
+            filled: Notify::new(),
+            wanted: Notify::new(),
+        }
     }
 
     /// A slot nobody uses; waits when there is none yet. Its caller gives it back with [`Slots::destroy`].
     pub(crate) async fn take(&self) -> Slot {
         loop {
             // Registered before the look, so that a slot that becomes ready in between is not missed.
-            let filled = self.filled.notified();
+            let mut filled = std::pin::pin!(self.filled.notified());
+            filled.as_mut().enable();
             if let Some(slot) = self.lock().ready.pop_front() {
                 self.wanted.notify_one();
                 return slot;
@@ -63,12 +72,13 @@ impl Slots {
         Ok(())
     }
 
-    /// Keeps the pool filled, for ever.
-    pub(crate) async fn keep_filled(&self) {
-        loop {
+    /// Keeps the pool filled until `stop`. A slot that is being made then is finished, so that [`Slots::drain`] finds
+    /// it.
+    pub(crate) async fn keep_filled(&self, stop: &CancellationToken) {
+        while !stop.is_cancelled() {
             let wanted = self.wanted.notified();
             let Some(index) = self.next() else {
-                wanted.await;
+                stop.run_until_cancelled(wanted).await;
                 continue;
             };
             match self.host.create_slot(index).await {
@@ -78,11 +88,16 @@ impl Slots {
                 }
                 Err(error) => {
                     tracing::error!(%error, index, "making a network slot failed, trying again");
-                    if let Err(error) = self.host.destroy_slot(index).await {
-                        tracing::warn!(%error, index, "removing what was made of the slot failed");
+                    match self.host.destroy_slot(index).await {
+                        Ok(()) => {
+                            self.lock().taken.remove(&index);
+                        }
+                        // It stays taken: with the same index the next attempt would fail in the same way, for ever.
+                        Err(error) => {
+                            tracing::error!(%error, index, "removing what was made of the slot failed")
+                        }
                     }
-                    self.lock().taken.remove(&index);
-                    tokio::time::sleep(RETRY).await;
+                    stop.run_until_cancelled(tokio::time::sleep(RETRY)).await;
                 }
             }
         }

@@ -1,11 +1,13 @@
 //! Starting one sandbox.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use cgroup::Hierarchy;
 use control::{CgroupLimits, Client, Deadlines, Launch, Phase, SOCKET_FILE};
 use jiff::{SignedDuration, Timestamp};
 use model::{CreateSandbox, FleetError, MiB, SandboxId, SandboxRecord, SandboxSpec, Shape};
@@ -17,7 +19,7 @@ use crate::config::NodeConfig;
 use crate::entry::{Entry, View};
 use crate::node::Node;
 use crate::process::SupervisorProcess;
-use crate::release::Holdings;
+use crate::release::{Holdings, Leave};
 
 /// What a VMM needs beside the guest's memory: its own code and heap, the translator's buffer without KVM.
 const VMM_OVERHEAD: MiB = MiB(768);
@@ -34,7 +36,9 @@ impl Node {
         let turn = self.shared.admission.turn().await?;
         let slot = tokio::time::timeout(self.shared.config.start_patience, self.shared.slots.take())
             .await
-            .map_err(|_| FleetError::NoCapacity("no network slot became free on this host; try again later".into()))?;
+            .map_err(|_| {
+                FleetError::NoCapacity("no network slot became free on this host; try again later".into())
+            })?;
         let launch = self.launch(&spec, build, slot.index());
         let mut holdings = Holdings {
             id: spec.id.clone(),
@@ -46,7 +50,16 @@ impl Node {
         let spawned = async {
             slot.apply(&spec.network).await.map_err(io::Error::other)?;
             let netns = slot.open_netns().map_err(io::Error::other)?;
-            let process = spawn(&self.shared.config.binary, &holdings.dir, &launch, netns.try_clone()?)?;
+            let spawning = Spawning {
+                hierarchy: self.shared.releaser.hierarchy.clone(),
+                binary: self.shared.config.binary.clone(),
+                dir: holdings.dir.clone(),
+                launch,
+                netns: netns.try_clone()?,
+            };
+            // Writes files and forks: not on a thread that others wait for.
+            let process =
+                tokio::task::spawn_blocking(move || spawning.spawn()).await.map_err(io::Error::other)??;
             Ok::<_, io::Error>((netns, process))
         };
         let (netns, process) = match spawned.await {
@@ -54,12 +67,13 @@ impl Node {
             Err(error) => {
                 let text = format!("starting the supervisor of sandbox {}: {error}", spec.id);
                 tracing::error!(sandbox = %spec.id, %error, "starting the supervisor failed");
-                self.shared.releaser.release(holdings).await;
+                self.shared.releaser.release(holdings, Leave::Forced).await;
                 return Err(FleetError::Internal(text));
             }
         };
         holdings.process = Some(process);
-        let first = View { phase: Phase::Starting, end_at: spec.end_at, envd_version: String::new(), ended: None };
+        let first =
+            View { phase: Phase::Starting, end_at: spec.end_at, envd_version: String::new(), ended: None };
         let entry = self.tend(Arc::clone(&spec), Arc::new(netns), holdings, room, first);
         let started = entry.started().await;
         drop(turn);
@@ -74,7 +88,7 @@ impl Node {
     pub(crate) fn tend(
         &self,
         spec: Arc<SandboxSpec>,
-        netns: Arc<std::os::fd::OwnedFd>,
+        netns: Arc<OwnedFd>,
         holdings: Holdings,
         room: Room,
         first: View,
@@ -86,6 +100,7 @@ impl Node {
             spec,
             netns,
             view,
+            force: CancellationToken::new(),
             released: CancellationToken::new(),
         });
         self.insert(Arc::clone(&entry));
@@ -160,11 +175,26 @@ fn specification(wanted: CreateSandbox) -> SandboxSpec {
     }
 }
 
-/// The listener is made here and inherited, so the node can connect from the first moment and nobody polls.
-fn spawn(binary: &Path, dir: &Path, launch: &Launch, netns: std::os::fd::OwnedFd) -> io::Result<SupervisorProcess> {
-    std::fs::DirBuilder::new().mode(0o700).create(dir)?;
-    launch.write(dir).map_err(io::Error::other)?;
-    let control = UnixListener::bind(dir.join(SOCKET_FILE))?;
-    control.set_nonblocking(true)?;
-    SupervisorProcess::spawn(binary, dir, control, netns)
+/// What starting a supervisor takes.
+struct Spawning {
+    hierarchy: Hierarchy,
+    binary: PathBuf,
+    dir: PathBuf,
+    launch: Launch,
+    netns: OwnedFd,
+}
+
+impl Spawning {
+    /// The listener is made here and inherited, so the node can connect from the first moment and nobody polls.
+    fn spawn(self) -> io::Result<SupervisorProcess> {
+        let Self { hierarchy, binary, dir, launch, netns } = self;
+        std::fs::DirBuilder::new().mode(0o700).create(&dir)?;
+        launch.write(&dir).map_err(io::Error::other)?;
+        let control = UnixListener::bind(dir.join(SOCKET_FILE))?;
+        control.set_nonblocking(true)?;
+        let group = hierarchy
+            .create(&launch.cgroup.join("supervisor"), &cgroup::Limits::default())
+            .map_err(io::Error::other)?;
+        SupervisorProcess::spawn(&binary, &dir, group.procs_fd()?, control, netns)
+    }
 }

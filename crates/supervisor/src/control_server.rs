@@ -89,6 +89,11 @@ async fn logs(control: &Control, filter: LogFilter) -> Response<Body> {
     }
 }
 
+/// How the sandbox ended, once it has. The sender lives as long as the process: `None` is an end without words.
+async fn end_of(ended: &mut watch::Receiver<Option<Event>>) -> Option<Event> {
+    ended.wait_for(Option::is_some).await.ok()?.clone()
+}
+
 /// One line per change, the current status first, [`Event::Ended`] last. Only the newest status is kept for a slow
 /// reader.
 fn events(control: &Control) -> Response<Body> {
@@ -99,16 +104,10 @@ fn events(control: &Control) -> Response<Body> {
     let lines = stream::unfold(Some((status, ended, told)), |state| async {
         let (mut status, mut ended, told) = state?;
         let event = tokio::select! {
-            // The sender lives until the process exits: an error here is an end without words.
-            last = ended.wait_for(Option::is_some) => match last {
-                Ok(event) => event.clone()?,
-                Err(_) => return None,
-            },
-            changed = status.changed() => match changed {
-                Ok(()) => Event::Status(status.borrow_and_update().clone()),
-                // The lifecycle is over; what is left to say is how it ended.
-                Err(_) => ended.wait_for(Option::is_some).await.ok()?.clone()?,
-            },
+            last = end_of(&mut ended) => last?,
+            Ok(()) = status.changed() => Event::Status(status.borrow_and_update().clone()),
+            // The lifecycle is over; what is left to say is how it ended.
+            else => return None,
         };
         let last = matches!(event, Event::Ended { .. });
         if last {

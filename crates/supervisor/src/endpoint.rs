@@ -41,7 +41,11 @@ pub(crate) async fn run(listener: TcpListener, commands: mpsc::Sender<Command>, 
     serve(MAX_CONNECTIONS, accept, move |request| answer(request, commands.clone(), Rc::clone(&logs))).await;
 }
 
-async fn answer(request: Request<Incoming>, commands: mpsc::Sender<Command>, logs: Rc<LogStore>) -> Response<Body> {
+async fn answer(
+    request: Request<Incoming>,
+    commands: mpsc::Sender<Command>,
+    logs: Rc<LogStore>,
+) -> Response<Body> {
     let (head, body) = request.into_parts();
     let body = match read_body(body, MAX_BODY_BYTES, BODY_TIMEOUT).await {
         Ok(body) => body,

@@ -108,8 +108,14 @@ impl Guest {
         })
     }
 
-    async fn call(&self, method: Method, path: &str, body: Vec<u8>) -> Result<(http::StatusCode, Bytes), String> {
-        let stream = TcpStream::connect(self.address).await.map_err(|error| format!("connecting: {error}"))?;
+    async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<(http::StatusCode, Bytes), String> {
+        let stream =
+            TcpStream::connect(self.address).await.map_err(|error| format!("connecting: {error}"))?;
         stream.set_nodelay(true).map_err(|error| error.to_string())?;
         let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
             .max_buf_size(MAX_ANSWER_BYTES)

@@ -67,11 +67,17 @@ where
 }
 
 /// The whole body, or the answer that refuses it.
-pub(crate) async fn read_body(body: Incoming, limit: usize, patience: Duration) -> Result<Bytes, Response<Body>> {
+pub(crate) async fn read_body(
+    body: Incoming,
+    limit: usize,
+    patience: Duration,
+) -> Result<Bytes, Response<Body>> {
     let collect = Box::pin(Limited::new(body, limit).collect());
     match select(collect, Box::pin(tokio::time::sleep(patience))).await {
         Either::Left((Ok(body), _)) => Ok(body.to_bytes()),
-        Either::Left((Err(error), _)) => Err(text(StatusCode::BAD_REQUEST, format!("reading the body: {error}"))),
+        Either::Left((Err(error), _)) => {
+            Err(text(StatusCode::BAD_REQUEST, format!("reading the body: {error}")))
+        }
         Either::Right(_) => {
             Err(text(StatusCode::REQUEST_TIMEOUT, format!("the body did not arrive within {patience:?}")))
         }

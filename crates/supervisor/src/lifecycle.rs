@@ -118,7 +118,9 @@ impl Lifecycle {
     /// A VMM that goes away before the sandbox ever ran is a failed start, whatever it said.
     fn unexpected(&self, why: EndReason) -> EndReason {
         match (self.status.borrow().phase, why) {
-            (Phase::Starting, EndReason::VmmDied(how)) => EndReason::StartFailed(format!("the VMM died: {how}")),
+            (Phase::Starting, EndReason::VmmDied(how)) => {
+                EndReason::StartFailed(format!("the VMM died: {how}"))
+            }
             (Phase::Starting, _) => EndReason::StartFailed("the guest powered off while it started".into()),
             (_, why) => why,
         }
@@ -229,7 +231,10 @@ mod tests {
             rig.status.wait_for(|status| status.phase == Phase::Running).await.unwrap();
             let later = Timestamp::now() + jiff::SignedDuration::from_secs(60);
             let (reply, answer) = oneshot::channel();
-            commands.send(Command::SetEnd(EndTime { end_at: later, only_extend: false }, reply)).await.unwrap();
+            commands
+                .send(Command::SetEnd(EndTime { end_at: later, only_extend: false }, reply))
+                .await
+                .unwrap();
             assert_eq!(answer.await.unwrap().end_at, later);
             let (reply, answer) = oneshot::channel();
             let now = Timestamp::now();

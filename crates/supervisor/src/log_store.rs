@@ -84,11 +84,6 @@ impl LogStore {
         Ok(())
     }
 
-    /// The lines that the filter wants: the first ones of its direction, oldest first unless it asks backward.
-    pub(crate) fn query(&self, filter: &LogFilter) -> std::io::Result<Vec<LogEntry>> {
-        query(&self.dir, filter)
-    }
-
     /// Where the lines are, for a query on another thread.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
@@ -103,7 +98,8 @@ impl Segment {
     }
 }
 
-/// Reads both segments, a line at a time: memory is that of the answer.
+/// The lines that the filter wants: the first ones of its direction, oldest first unless it asks backward. Reads both
+/// segments, a line at a time: memory is that of the answer.
 pub(crate) fn query(dir: &Path, filter: &LogFilter) -> std::io::Result<Vec<LogEntry>> {
     let limit = filter.limit.unwrap_or(MAX_LINES).min(MAX_LINES);
     let mut found = VecDeque::new();
@@ -171,7 +167,7 @@ mod tests {
             store.append(&entry(i, &format!("line {i}")));
         }
         let texts = |filter: LogFilter| -> Vec<String> {
-            store.query(&filter).unwrap().into_iter().map(|entry| entry.message).collect()
+            query(dir.path(), &filter).unwrap().into_iter().map(|entry| entry.message).collect()
         };
         assert_eq!(texts(LogFilter { limit: Some(2), ..Default::default() }), ["line 0", "line 1"]);
         let newest = LogFilter { limit: Some(2), backward: true, ..Default::default() };
@@ -190,9 +186,11 @@ mod tests {
         for i in 0..200 {
             store.append(&entry(i, &long));
         }
-        let on_disk: u64 = [NEWER, OLDER].iter().map(|n| std::fs::metadata(dir.path().join(n)).unwrap().len()).sum();
+        let on_disk: u64 =
+            [NEWER, OLDER].iter().map(|n| std::fs::metadata(dir.path().join(n)).unwrap().len()).sum();
         assert!(on_disk <= 2 * SEGMENT_BYTES, "{on_disk}");
-        let newest = store.query(&LogFilter { limit: Some(1), backward: true, ..Default::default() }).unwrap();
+        let newest =
+            query(dir.path(), &LogFilter { limit: Some(1), backward: true, ..Default::default() }).unwrap();
         assert_eq!(newest[0].timestamp.as_second(), 199);
         assert_eq!(newest[0].message.len(), MAX_MESSAGE_BYTES);
     }

@@ -21,7 +21,7 @@ const DISK_STACK_BYTES: usize = 256 << 10;
 /// A launched VMM and what the supervisor keeps of its machine.
 pub(crate) struct Launched {
     pub(crate) vm: Box<dyn Vm>,
-    pub(crate) console: UnixStream,
+    pub(crate) console: tokio::net::UnixStream,
     pub(crate) group: Group,
 }
 
@@ -41,7 +41,7 @@ pub(crate) async fn launch(driver: &dyn Driver, launch: &Launch, dir: &Path) -> 
         .map_err(|error| format!("making {} of guest memory: {error}", spec.shape.memory))?;
     let root_disk = serve_disk(launch, dir)?;
     let tap = network::open_tap().map_err(|error| format!("opening the tap {}: {error}", guest::TAP))?;
-    let (console, console_vmm) = UnixStream::pair().map_err(|error| format!("making the console: {error}"))?;
+    let (console, console_vmm) = console().map_err(|error| format!("making the console: {error}"))?;
 
     let machine = Machine {
         vcpus: spec.shape.vcpus,
@@ -57,10 +57,20 @@ pub(crate) async fn launch(driver: &dyn Driver, launch: &Launch, dir: &Path) -> 
             Accel::Kvm => vmm::Accel::Kvm,
             Accel::Tcg => vmm::Accel::Tcg,
         },
-        confinement: Confinement { user: Some((launch.vmm_uid, group_of(launch))), cgroup_procs: Some(procs) },
+        confinement: Confinement {
+            user: Some((launch.vmm_uid, group_of(launch))),
+            cgroup_procs: Some(procs),
+        },
     };
     let vm = driver.launch(machine).await.map_err(|error| error.to_string())?;
     Ok(Launched { vm, console, group })
+}
+
+/// Our end of the console and the VMM's, which blocks.
+fn console() -> io::Result<(tokio::net::UnixStream, UnixStream)> {
+    let (ours, theirs) = UnixStream::pair()?;
+    ours.set_nonblocking(true)?;
+    Ok((tokio::net::UnixStream::from_std(ours)?, theirs))
 }
 
 /// What `guest-init` reads from the kernel's command line.

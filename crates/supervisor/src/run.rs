@@ -58,7 +58,8 @@ fn host(what: &'static str) -> impl FnOnce(std::io::Error) -> SupervisorError {
 pub fn run(dir: &Path) -> Result<(), SupervisorError> {
     // First: it measures the processor's clock from now on.
     let driver = Qemu::new();
-    let control = UnixListener::from(take_fd(CONTROL_FD).map_err(host("taking the inherited control socket"))?);
+    let control =
+        UnixListener::from(take_fd(CONTROL_FD).map_err(host("taking the inherited control socket"))?);
     let netns = take_fd(NETNS_FD).map_err(host("taking the inherited network namespace"))?;
     let launch = Launch::read(dir)?;
     machine::enter(&launch, &netns).map_err(host("entering the sandbox's namespace and control group"))?;
@@ -71,8 +72,14 @@ pub fn run(dir: &Path) -> Result<(), SupervisorError> {
     LocalSet::new().block_on(&runtime, supervise(driver, launch, dir.to_owned(), control))
 }
 
-async fn supervise(driver: Qemu, launch: Launch, dir: PathBuf, control: UnixListener) -> Result<(), SupervisorError> {
-    let control = tokio::net::UnixListener::from_std(control).map_err(host("listening on the control socket"))?;
+async fn supervise(
+    driver: Qemu,
+    launch: Launch,
+    dir: PathBuf,
+    control: UnixListener,
+) -> Result<(), SupervisorError> {
+    let control =
+        tokio::net::UnixListener::from_std(control).map_err(host("listening on the control socket"))?;
     let endpoint = tokio::net::TcpListener::bind((addresses::HOST_IP, addresses::ENDPOINT_PORT))
         .await
         .map_err(host("listening to the guest"))?;
@@ -102,6 +109,9 @@ async fn supervise(driver: Qemu, launch: Launch, dir: PathBuf, control: UnixList
     spawn_local(control_server::run(control, door));
     spawn_local(endpoint::run(endpoint, commands.clone(), Rc::clone(&logs)));
 
+    let shape = launch.spec.shape;
+    let start = format!("starting a machine with {} processors and {}", shape.vcpus, shape.memory);
+    logs.say(model::LogLevel::Info, start);
     let (why, forced) = match machine::launch(&driver, &launch, &dir).await {
         Ok(Launched { vm, console, group }) => {
             spawn_local(console::run(console, Rc::clone(&logs)));

@@ -25,8 +25,13 @@ pub(crate) async fn run(dir: &Path, count: usize) -> Result<(), String> {
     let state = StateDir::open(dir)?;
     let server = state.server().ok_or("no server runs: start one with `coldframe up`")?;
     let key = state.key().ok_or("the server has no default key")?;
-    let address = server.url.trim_start_matches("http://").parse().map_err(|error| format!("{}: {error}", server.url))?;
-    let base = template::existing_base(&template::Dirs::new(state.root())).ok_or("there is no base template")?;
+    let address = server
+        .url
+        .trim_start_matches("http://")
+        .parse()
+        .map_err(|error| format!("{}: {error}", server.url))?;
+    let base =
+        template::existing_base(&template::Dirs::new(state.root())).ok_or("there is no base template")?;
     let accel = crate::builds::accelerator(crate::cli::AccelChoice::Auto, &state, &base).await?;
     println!("accel    {:?}: {}", accel.accel, accel.reason);
 
@@ -36,7 +41,9 @@ pub(crate) async fn run(dir: &Path, count: usize) -> Result<(), String> {
         floor.push(bare_boot(&base, accel.accel)?);
         let begun = Instant::now();
         let mut api = Connection::open(address, vec![("x-api-key", key.expose().to_owned())]).await?;
-        let sandbox = api.json("POST", "/sandboxes", &json!({"templateID": "base", "timeout": 300, "secure": true})).await?;
+        let sandbox = api
+            .json("POST", "/sandboxes", &json!({"templateID": "base", "timeout": 300, "secure": true}))
+            .await?;
         ready.push(begun.elapsed());
         let id = sandbox["sandboxID"].as_str().ok_or("the answer has no sandboxID")?.to_owned();
         let headers = vec![
@@ -56,9 +63,16 @@ pub(crate) async fn run(dir: &Path, count: usize) -> Result<(), String> {
     ready.print("create");
     first_command.print("create to first command finished");
     kill.print("kill");
-    let ratio = first_command.percentile(50).as_secs_f64() / floor.percentile(50).as_secs_f64().max(f64::EPSILON);
+    let ratio =
+        first_command.percentile(50).as_secs_f64() / floor.percentile(50).as_secs_f64().max(f64::EPSILON);
     println!("{:<34} {ratio:>9.2} x of the floor at p50", "create to first command finished");
-    bar("kill", kill.percentile(50).as_secs_f64() * 1e3, "ms", kill.percentile(50) < Duration::from_secs(1), "< 1000 ms");
+    bar(
+        "kill",
+        kill.percentile(50).as_secs_f64() * 1e3,
+        "ms",
+        kill.percentile(50) < Duration::from_secs(1),
+        "< 1000 ms",
+    );
     floor.print_raw("floor");
     first_command.print_raw("create to first command finished");
     Ok(())
@@ -74,7 +88,14 @@ fn bare_boot(base: &template::Build, accel: vmm::Accel) -> Result<Duration, Stri
         .arg("-initrd")
         .arg(&base.initrd)
         .args(["-drive", &format!("id=root,file={},format=raw,if=none,snapshot=on", base.rootfs.display())])
-        .args(["-device", "virtio-blk-device,drive=root", "-netdev", "user,id=net", "-device", "virtio-net-device,netdev=net"])
+        .args([
+            "-device",
+            "virtio-blk-device,drive=root",
+            "-netdev",
+            "user,id=net",
+            "-device",
+            "virtio-net-device,netdev=net",
+        ])
         .args(["-serial", "stdio"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures_util::{StreamExt, stream};
+use futures_util::stream;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 
@@ -34,7 +34,9 @@ struct Envd {
 
 impl Envd {
     fn start(program: &Path) -> Result<Self, String> {
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|l| l.local_addr()).map_err(|e| e.to_string())?;
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            .and_then(|l| l.local_addr())
+            .map_err(|e| e.to_string())?;
         let begun = Instant::now();
         let child = Command::new(program)
             .args(["-isnotfc", "-no-cgroups", "-port", &port.port().to_string()])
@@ -60,7 +62,9 @@ impl Envd {
     fn rss_mib(&self) -> Result<f64, String> {
         let path = format!("/proc/{}/status", self.child.id());
         let status = fs::read_to_string(path).map_err(|error| error.to_string())?;
-        let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse().ok());
+        let kib = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse().ok());
         kib.map(|kib: f64| kib / 1024.0).ok_or_else(|| "no VmRSS".into())
     }
 }
@@ -74,7 +78,10 @@ impl Drop for Envd {
 }
 
 pub(crate) async fn run(count: usize) -> Result<(), String> {
-    let dir = tempfile::Builder::new().prefix("coldframe-bench-").tempdir_in("/dev/shm").map_err(|e| e.to_string())?;
+    let dir = tempfile::Builder::new()
+        .prefix("coldframe-bench-")
+        .tempdir_in("/dev/shm")
+        .map_err(|e| e.to_string())?;
     let program = dir.path().join("envd");
     let embedded = crate::guest::envd()?;
     File::options()
@@ -133,8 +140,11 @@ async fn stream_stdout(envd: &Envd) -> Result<(), String> {
     let (mut best, mut floor) = (0.0_f64, 0.0_f64);
     for _ in 0..ROUNDS {
         let begun = Instant::now();
-        let mut child =
-            Command::new("head").args(arguments).stdout(Stdio::piped()).spawn().map_err(|error| error.to_string())?;
+        let mut child = Command::new("head")
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|error| error.to_string())?;
         if let Some(mut output) = child.stdout.take() {
             drain(&mut output).map_err(|error| error.to_string())?;
         }
@@ -165,7 +175,7 @@ async fn files(envd: &Envd, dir: &Path) -> Result<(), String> {
             let chunk = chunk.clone();
             move |_| Ok::<_, io::Error>(Frame::data(chunk.clone()))
         }));
-        let body = BodyExt::boxed(StreamBody::new(chunks.boxed().map(|frame| frame)));
+        let body = BodyExt::boxed(StreamBody::new(chunks));
         let begun = Instant::now();
         let path = format!("/files?path={}&username=root", uploaded.display());
         let answer = connection.send("POST", &path, "application/octet-stream", body).await?;

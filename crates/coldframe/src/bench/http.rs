@@ -25,11 +25,16 @@ pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {
 }
 
 impl Connection {
-    pub(crate) async fn open(address: SocketAddr, headers: Vec<(&'static str, String)>) -> Result<Self, String> {
-        let stream = TcpStream::connect(address).await.map_err(|error| format!("connecting to {address}: {error}"))?;
+    pub(crate) async fn open(
+        address: SocketAddr,
+        headers: Vec<(&'static str, String)>,
+    ) -> Result<Self, String> {
+        let stream =
+            TcpStream::connect(address).await.map_err(|error| format!("connecting to {address}: {error}"))?;
         stream.set_nodelay(true).map_err(|error| error.to_string())?;
-        let (sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| error.to_string())?;
         tokio::spawn(connection);
         Ok(Self { sender, headers })
     }

@@ -11,7 +11,8 @@ use crate::Outcome;
 use crate::cli::Bench;
 
 pub(crate) fn run(command: &Bench) -> Outcome {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     report::heading();
     match command {
         Bench::Create { state, count } => runtime.block_on(create::run(&state.dir, *count))?,

@@ -7,7 +7,8 @@ use std::time::Duration;
 pub(crate) fn heading() {
     let command: Vec<String> = std::env::args().collect();
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ").map(|(_, name)| name));
+    let model =
+        cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ").map(|(_, name)| name));
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
@@ -36,7 +37,13 @@ impl Samples {
     /// One line of percentiles.
     pub(crate) fn print(&self, name: &str) {
         let ms = |percent| millis(self.percentile(percent));
-        println!("{name:<34} p50 {:>9} ms   p95 {:>9} ms   p99 {:>9} ms   n={}", ms(50), ms(95), ms(99), self.0.len());
+        println!(
+            "{name:<34} p50 {:>9} ms   p95 {:>9} ms   p99 {:>9} ms   n={}",
+            ms(50),
+            ms(95),
+            ms(99),
+            self.0.len()
+        );
     }
 
     /// Every sample, in the order in which it was taken.

@@ -34,7 +34,9 @@ pub(super) fn nftables() -> Finding {
     const HINT: &str = "the packet filter around sandboxes is made with it; install the package nftables and use a kernel with CONFIG_NF_TABLES";
     match Command::new("nft").args(["list", "tables"]).output() {
         Ok(output) if output.status.success() => Finding::fine("nftables", "nft lists tables"),
-        Ok(output) => Finding::missing("nftables", String::from_utf8_lossy(&output.stderr).trim().to_owned(), HINT),
+        Ok(output) => {
+            Finding::missing("nftables", String::from_utf8_lossy(&output.stderr).trim().to_owned(), HINT)
+        }
         Err(error) => Finding::missing("nftables", format!("running nft: {error}"), HINT),
     }
 }
@@ -48,8 +50,10 @@ pub(super) fn cgroups() -> Finding {
     };
     let controllers = fs::read_to_string(hierarchy.root().join("cgroup.controllers")).unwrap_or_default();
     let root = hierarchy.root().display();
-    let lacking: Vec<_> =
-        ["cpu", "memory", "pids"].into_iter().filter(|name| !controllers.split_whitespace().any(|c| c == *name)).collect();
+    let lacking: Vec<_> = ["cpu", "memory", "pids"]
+        .into_iter()
+        .filter(|name| !controllers.split_whitespace().any(|c| c == *name))
+        .collect();
     if lacking.is_empty() {
         return Finding::fine("cgroups", format!("v2 at {root} with cpu, memory and pids"));
     }
@@ -77,7 +81,9 @@ pub(super) fn hugepages() -> Finding {
 pub(super) fn nx_huge_pages() -> Finding {
     match fs::read_to_string("/sys/module/kvm/parameters/nx_huge_pages") {
         Err(_) => Finding::fine("nx_huge_pages", "kvm is not loaded"),
-        Ok(value) if matches!(value.trim(), "N" | "never" | "0") => Finding::fine("nx_huge_pages", value.trim()),
+        Ok(value) if matches!(value.trim(), "N" | "never" | "0") => {
+            Finding::fine("nx_huge_pages", value.trim())
+        }
         Ok(value) => Finding::slower(
             "nx_huge_pages",
             format!("kvm.nx_huge_pages is {}", value.trim()),

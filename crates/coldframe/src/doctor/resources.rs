@@ -16,7 +16,9 @@ pub(super) fn qemu() -> Finding {
             let text = String::from_utf8_lossy(&output.stdout).into_owned();
             Finding::fine("qemu", text.lines().next().unwrap_or_default().to_owned())
         }
-        Ok(output) => Finding::missing("qemu", format!("qemu-system-x86_64 --version: {}", output.status), HINT),
+        Ok(output) => {
+            Finding::missing("qemu", format!("qemu-system-x86_64 --version: {}", output.status), HINT)
+        }
         Err(error) => Finding::missing("qemu", format!("running qemu-system-x86_64: {error}"), HINT),
     }
 }
@@ -29,9 +31,15 @@ pub(super) fn disk(state: &StateDir) -> Finding {
             if free >= DISK_NEEDED_GIB {
                 return Finding::fine("disk", format!("{free} GiB free at {root}"));
             }
-            Finding::missing("disk", format!("{free} GiB free at {root}"), "free at least 4 GiB, or use --state elsewhere")
+            Finding::missing(
+                "disk",
+                format!("{free} GiB free at {root}"),
+                "free at least 4 GiB, or use --state elsewhere",
+            )
         }
-        Err(error) => Finding::missing("disk", format!("{root}: {error}"), "choose another directory with --state"),
+        Err(error) => {
+            Finding::missing("disk", format!("{root}: {error}"), "choose another directory with --state")
+        }
     }
 }
 
@@ -45,5 +53,9 @@ pub(super) fn memory() -> Finding {
     if free >= MEMORY_NEEDED_MIB {
         return Finding::fine("memory", format!("{free} MiB available"));
     }
-    Finding::slower("memory", format!("{free} MiB available"), "few sandboxes fit: each takes 512 MiB and its VMM")
+    Finding::slower(
+        "memory",
+        format!("{free} MiB available"),
+        "few sandboxes fit: each takes 512 MiB and its VMM",
+    )
 }
