@@ -62,10 +62,14 @@ pub(crate) struct Shared {
     pub(crate) metrics: NodeMetrics,
     pub(crate) repeats: Repeats,
     sandboxes: RwLock<HashMap<SandboxId, Arc<Entry>>>,
+    ended: broadcast::Sender<SandboxId>,
     stop: CancellationToken,
     /// Keeps the slots filled until `stop`.
     filler: Mutex<Option<JoinHandle<()>>>,
 }
+
+/// Ended sandboxes that a slow listener may miss.
+const ENDED_QUEUE: usize = 1024;
 
 impl Node {
     /// Prepares the host, adopts the sandboxes of a predecessor, reclaims what else it left, and keeps slots ready.
@@ -95,6 +99,7 @@ impl Node {
                 metrics,
                 repeats: Repeats::default(),
                 sandboxes: RwLock::default(),
+                ended: broadcast::channel(ENDED_QUEUE).0,
                 stop: CancellationToken::new(),
                 filler: Mutex::default(),
             }),
