@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64_simd::STANDARD;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use connectrpc::{CodecFormat, ConnectError, Encodable, EncodedBody};
 use envd_proto::process::__buffa::oneof::process_event::Event as Oneof;
 use envd_proto::process::process_event::{EndEvent, KeepAlive, StartEvent};
 use envd_proto::process::{ConnectResponse, ProcessEvent, StartResponse};
 
+use super::buffer::{Buffer, COPY_BYTES};
 use super::exit::Exit;
 
 /// Where output came from. The value is the number of its field in `DataEvent`.
@@ -100,16 +100,15 @@ impl Encodable<ConnectResponse> for Event {
 impl Chunk {
     /// `{"event":{"data":{"stdout":"…"}}}`
     fn json(&self) -> Bytes {
-        const OPEN: &str = r#"{"event":{"data":{""#;
-        const CLOSE: &str = r#""}}}"#;
-        let length = self.data.len().div_ceil(3) * 4;
-        let mut text = String::with_capacity(OPEN.len() + 16 + length + CLOSE.len());
-        text.push_str(OPEN);
-        text.push_str(self.source.as_str());
-        text.push_str("\":\"");
-        STANDARD.encode_string(&self.data, &mut text);
-        text.push_str(CLOSE);
-        text.into()
+        let mut buffer = Buffer::take();
+        let text = buffer.contents();
+        text.extend_from_slice(br#"{"event":{"data":{""#);
+        text.extend_from_slice(self.source.as_str().as_bytes());
+        text.extend_from_slice(br#"":""#);
+        STANDARD.encode_append(&self.data, text);
+        text.extend_from_slice(br#""}}}"#);
+        // A short one waits in a queue for no longer than it takes to copy it.
+        if text.len() <= COPY_BYTES { Bytes::copy_from_slice(text) } else { buffer.freeze() }
     }
 
     /// All of the binary form that comes before the data: three nested messages, each `tag, length`.

@@ -21,6 +21,7 @@
 //!
 //! **Input.** Pieces are written in the order of arrival, each by a task of its own: a client that goes away does not leave half a piece.
 
+mod buffer;
 mod descriptor;
 mod event;
 mod exit;

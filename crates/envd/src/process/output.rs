@@ -10,14 +10,11 @@ use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
 use tokio_util::sync::CancellationToken;
 
+use super::buffer::{Buffer, COPY_BYTES};
 use super::event::{Chunk, Source};
 use super::hub::Hub;
 use crate::push::LineLog;
 
-/// Most bytes in one piece of output: a full pipe.
-const CHUNK_BYTES: usize = 64 << 10;
-/// Pieces up to this size are copied out of the buffer, so that a queue of small pieces does not hold large buffers.
-const COPY_BYTES: usize = 8 << 10;
 /// Pieces to read before others get their turn. All of the daemon shares one thread.
 const BURST: usize = 8;
 
@@ -38,7 +35,6 @@ impl Output {
     }
 
     async fn pass_on(&self, hub: &Hub, log: &mut LineLog, drain: &CancellationToken) {
-        let mut buffer = Vec::new();
         let mut pieces = 0;
         loop {
             if pieces == BURST {
@@ -46,23 +42,28 @@ impl Output {
                 tokio::task::yield_now().await;
             }
             pieces += 1;
-            buffer.reserve(CHUNK_BYTES);
-            let length = self.read(&mut buffer);
-            log.feed(&buffer);
+            let mut buffer = Buffer::take();
+            let length = rustix::io::read(self.file.get_ref(), spare_capacity(buffer.contents()));
             match length {
                 Ok(0) => return,
-                Ok(length) if length <= COPY_BYTES => {
-                    hub.publish(self.chunk(Bytes::copy_from_slice(&buffer))).await;
-                    buffer.clear();
+                Ok(length) => {
+                    log.feed(buffer.as_ref());
+                    let data = if length <= COPY_BYTES {
+                        let copy = Bytes::copy_from_slice(buffer.as_ref());
+                        drop(buffer);
+                        copy
+                    } else {
+                        buffer.freeze()
+                    };
+                    hub.publish(Chunk { source: self.source, data }).await;
                 }
-                Ok(_) => hub.publish(self.chunk(Bytes::from(std::mem::take(&mut buffer)))).await,
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => {
                     if drain.is_cancelled() {
                         return;
                     }
                     // An idle process holds no buffer.
-                    buffer = Vec::new();
+                    drop(buffer);
                     tokio::select! {
                         ready = self.readable() => if ready.is_err() { return },
                         () = drain.cancelled() => {}
@@ -72,14 +73,6 @@ impl Output {
                 Err(_) => return,
             }
         }
-    }
-
-    fn chunk(&self, data: Bytes) -> Chunk {
-        Chunk { source: self.source, data }
-    }
-
-    fn read(&self, buffer: &mut Vec<u8>) -> Result<usize, Errno> {
-        rustix::io::read(self.file.get_ref(), spare_capacity(buffer))
     }
 
     /// Waits until there is something to read. May be wrong, so the next read may find nothing.
