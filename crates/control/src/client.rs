@@ -1,5 +1,6 @@
 //! The node's side of the control socket.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -35,12 +36,14 @@ pub enum ClientError {
         source: std::io::Error,
     },
     /// It did not answer in time.
-    #[error("the supervisor on {} did not answer {request} within {CALL_TIMEOUT:?}", path.display())]
+    #[error("the supervisor on {} did not answer {request} within {waited:?}", path.display())]
     Slow {
         /// The control socket.
         path: PathBuf,
         /// What was asked.
         request: &'static str,
+        /// How long was waited.
+        waited: Duration,
     },
     /// It answered with an error.
     #[error("the supervisor refused {request}: {message}")]
@@ -105,7 +108,7 @@ impl Client {
     pub async fn events(&self) -> Result<Events, ClientError> {
         let body = tokio::time::timeout(CALL_TIMEOUT, self.send(Method::GET, "/v1/events", &()))
             .await
-            .map_err(|_| self.slow("/v1/events"))??;
+            .map_err(|_| self.slow("/v1/events", CALL_TIMEOUT))??;
         Ok(Events { body, buffer: Vec::new() })
     }
 
@@ -131,7 +134,7 @@ impl Client {
             let body = self.send(method, path, body).await?;
             Ok(Limited::new(body, MAX_ANSWER_BYTES).collect().await.map_err(ClientError::broken)?.to_bytes())
         };
-        tokio::time::timeout(limit, exchange).await.map_err(|_| self.slow(path))?
+        tokio::time::timeout(limit, exchange).await.map_err(|_| self.slow(path, limit))?
     }
 
     async fn send(
@@ -141,9 +144,7 @@ impl Client {
         body: &impl Serialize,
     ) -> Result<Incoming, ClientError> {
         let body = serde_json::to_vec(body).map_err(ClientError::broken)?;
-        let stream = UnixStream::connect(&self.socket)
-            .await
-            .map_err(|source| ClientError::Dead { path: self.socket.clone(), source })?;
+        let stream = UnixStream::connect(&self.socket).await.map_err(|source| self.unreachable(source))?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(ClientError::broken)?;
         // Ends when the answer was read or its reader is gone.
@@ -164,8 +165,18 @@ impl Client {
         Err(ClientError::Refused { request: path, status: head.status, message })
     }
 
-    fn slow(&self, request: &'static str) -> ClientError {
-        ClientError::Slow { path: self.socket.clone(), request }
+    /// Only what the kernel says of the socket tells that nobody listens. That we are short of descriptors, or that the
+    /// queue of a hung supervisor is full, does not.
+    fn unreachable(&self, source: std::io::Error) -> ClientError {
+        let path = self.socket.clone();
+        match source.kind() {
+            ErrorKind::ConnectionRefused | ErrorKind::NotFound => ClientError::Dead { path, source },
+            _ => ClientError::Broken(format!("connecting to {}: {source}", path.display())),
+        }
+    }
+
+    fn slow(&self, request: &'static str, waited: Duration) -> ClientError {
+        ClientError::Slow { path: self.socket.clone(), request, waited }
     }
 }
 

@@ -10,7 +10,7 @@
 //! |---|---|
 //! | `GET /v1/status` | [`Status`] |
 //! | `GET /v1/events` | one [`Event`] per line, the current status first; ends when the supervisor does |
-//! | `PUT /v1/end` | [`EndTime`] in; 204 |
+//! | `PUT /v1/end` | [`EndTime`] in; the [`Status`] that then holds |
 //! | `POST /v1/kill` | 202; [`Event::Ended`] follows |
 //! | `GET /v1/metrics` | every kept [`model::MetricSample`] |
 //! | `POST /v1/logs` | [`LogFilter`] in; [`model::LogEntry`] list out |
