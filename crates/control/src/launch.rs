@@ -76,7 +76,8 @@ pub struct Launch {
     pub accel: Accel,
     /// Index of its network slot, so that a restarted node knows which are taken.
     pub slot: u16,
-    /// Control group of this sandbox, relative to the hierarchy's root; the supervisor uses `supervisor` and `vmm` in it.
+    /// Control group of this sandbox, relative to the hierarchy's root. The supervisor
+    /// is started in `supervisor` of it and makes `vmm`.
     pub cgroup: PathBuf,
     /// Limits of the VMM.
     pub limits: CgroupLimits,

@@ -1,7 +1,8 @@
 //! What one sandbox's supervisor and its node say to each other.
 //!
 //! The node writes a [`Launch`] to the sandbox's private directory and starts the supervisor with two inherited
-//! descriptors: the listening control socket ([`CONTROL_FD`]) and the sandbox's network namespace ([`NETNS_FD`]).
+//! descriptors: the listening control socket ([`CONTROL_FD`]) and the sandbox's network namespace ([`NETNS_FD`]), in
+//! its control group (`supervisor` below [`Launch::cgroup`]).
 //! From then on the supervisor is the only source of truth about its sandbox; the node, or its successor after a
 //! restart, asks through `control.sock` with [`Client`]: HTTP/1.1 and JSON over a unix socket, so that an operator can
 //! look with `curl --unix-socket`.

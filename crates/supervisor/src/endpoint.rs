@@ -35,7 +35,8 @@ struct Ready {
 pub(crate) async fn run(listener: TcpListener, commands: mpsc::Sender<Command>, logs: Rc<LogStore>) {
     let accept = async || {
         let (stream, _) = listener.accept().await?;
-        stream.set_nodelay(true)?;
+        // Fails for a guest that is gone again, which is no reason to let others wait.
+        let _ = stream.set_nodelay(true);
         Ok(stream)
     };
     serve(MAX_CONNECTIONS, accept, move |request| answer(request, commands.clone(), Rc::clone(&logs))).await;

@@ -19,6 +19,9 @@ const INIT_ATTEMPT: Duration = Duration::from_secs(3);
 /// No answer that is read here is longer.
 const MAX_ANSWER_BYTES: usize = 64 << 10;
 
+/// So much of what a guest answers is repeated in an error.
+const MAX_QUOTE_BYTES: usize = 512;
+
 /// The user that commands run as unless a client names one.
 const DEFAULT_USER: &str = "user";
 
@@ -75,7 +78,7 @@ impl Guest {
             match tokio::time::timeout(INIT_ATTEMPT, self.call(Method::POST, "/init", body)).await {
                 Ok(Ok((status, _))) if status.is_success() => return Ok(()),
                 Ok(Ok((status, text))) if status.is_client_error() => {
-                    let text = String::from_utf8_lossy(&text).into_owned();
+                    let text = printable(&text);
                     return Err(format!("the guest daemon refused its identity: {status}: {text}"));
                 }
                 Ok(Ok((status, _))) => tracing::warn!(%status, "initialising the guest daemon, trying again"),
@@ -138,4 +141,10 @@ impl Guest {
         let body = Limited::new(answer.into_body(), MAX_ANSWER_BYTES).collect().await;
         Ok((status, body.map_err(|error| error.to_string())?.to_bytes()))
     }
+}
+
+/// The beginning of what a guest said, fit for a log and for a client's eyes.
+fn printable(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&text[..text.len().min(MAX_QUOTE_BYTES)]);
+    text.trim().chars().filter(|c| !c.is_control()).collect()
 }

@@ -15,7 +15,7 @@
 //! | transition | cause | what the client sees |
 //! |---|---|---|
 //! | Starting -> Running | ready push and `/init` both came in time | the create call returns; the lifetime begins |
-//! | Starting -> Ending | one of the two deadlines, the VMM died, somebody killed it | the create call fails with the reason |
+//! | Starting -> Ending | no VMM, one of the two deadlines, the VMM died, somebody killed it | the create call fails with the reason |
 //! | Running -> Ending | kill, end time, the guest powered off, the VMM died | 404 and 502 from now on |
 //!
 //! One task, [`Lifecycle::run`], changes the state; everybody else sends it a [`Command`] or watches [`Status`].
@@ -38,6 +38,10 @@ pub enum Command {
     Ready(String),
     /// The guest daemon took, or refused, its identity.
     Initialised(Result<(), String>),
+    /// The VMM runs, as this process.
+    Launched(i32),
+    /// The VMM could not be launched.
+    LaunchFailed(String),
     /// The VMM process is gone.
     VmmGone(EndReason),
     /// Move the end time; answers with the status that then holds.
@@ -57,7 +61,7 @@ pub struct Lifecycle {
 /// How long the parts of a life may take.
 #[derive(Debug, Clone, Copy)]
 pub struct Timing {
-    /// From the launch of the VMM until the guest daemon says that it listens.
+    /// From now until the guest daemon says that it listens.
     pub ready: Duration,
     /// For handing the guest daemon its identity.
     pub init: Duration,
@@ -89,6 +93,8 @@ impl Lifecycle {
                 biased;
                 command = self.commands.recv() => match command {
                     None | Some(Command::Kill) => break EndReason::Killed,
+                    Some(Command::Launched(pid)) => self.status.send_modify(|status| status.vmm_pid = Some(pid)),
+                    Some(Command::LaunchFailed(error)) => break EndReason::StartFailed(error),
                     Some(Command::VmmGone(why)) => break self.unexpected(why),
                     Some(Command::SetEnd(end, reply)) => drop(reply.send(self.set_end(end))),
                     Some(Command::Ready(version)) => if let Some(initialise) = initialise.take() {

@@ -3,7 +3,7 @@
 //! Two files of at most [`SEGMENT_BYTES`]: the newer one grows; when it is full it replaces the older one. So a chatty
 //! guest keeps between one and two segments of its newest lines and never more.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -30,6 +30,8 @@ const OLDER: &str = "log.1.ndjson";
 pub(crate) struct LogStore {
     dir: PathBuf,
     segment: RefCell<Segment>,
+    /// How many lines could not be written.
+    lost: Cell<u64>,
 }
 
 #[derive(Debug)]
@@ -41,13 +43,18 @@ struct Segment {
 impl LogStore {
     pub(crate) fn create(dir: &Path) -> std::io::Result<Self> {
         let segment = RefCell::new(Segment::create(dir)?);
-        Ok(Self { dir: dir.to_owned(), segment })
+        Ok(Self { dir: dir.to_owned(), segment, lost: Cell::new(0) })
     }
 
     /// Adds a line. A full disk loses log lines, never the sandbox.
     pub(crate) fn append(&self, entry: &LogEntry) {
         if let Err(error) = self.try_append(entry) {
-            tracing::warn!(%error, "a log line was lost");
+            // A guest can bring this about as often as it likes, and the supervisor's own log has no bound.
+            let lost = self.lost.get().saturating_add(1);
+            self.lost.set(lost);
+            if lost.is_power_of_two() {
+                tracing::warn!(%error, lost, "a log line was lost");
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! Putting the machine together: memory, disk, tap, console and the VMM that joins them.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
@@ -112,13 +112,4 @@ fn serve_disk(launch: &Launch, dir: &Path) -> Result<OwnedFd, String> {
         .spawn(serve)
         .map_err(|error| format!("starting the disk's thread: {error}"))?;
     Ok(theirs.into())
-}
-
-/// Enters the sandbox's network namespace and control group. Before any thread is started.
-pub(crate) fn enter(launch: &Launch, netns: &OwnedFd) -> io::Result<()> {
-    network::enter(netns.as_fd())?;
-    let hierarchy = Hierarchy::discover().map_err(io::Error::other)?;
-    let none = Limits { memory_max: None, pids_max: None, cpu_max: None };
-    let group = hierarchy.create(&launch.cgroup.join("supervisor"), &none).map_err(io::Error::other)?;
-    group.add(rustix::process::getpid()).map_err(io::Error::other)
 }

@@ -1,6 +1,7 @@
 //! The supervisor's main function.
 
-use std::os::fd::OwnedFd;
+use std::cell::OnceCell;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -62,7 +63,7 @@ pub fn run(dir: &Path) -> Result<(), SupervisorError> {
         UnixListener::from(take_fd(CONTROL_FD).map_err(host("taking the inherited control socket"))?);
     let netns = take_fd(NETNS_FD).map_err(host("taking the inherited network namespace"))?;
     let launch = Launch::read(dir)?;
-    machine::enter(&launch, &netns).map_err(host("entering the sandbox's namespace and control group"))?;
+    network::enter(netns.as_fd()).map_err(host("entering the sandbox's namespace"))?;
     drop::<OwnedFd>(netns);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -112,18 +113,28 @@ async fn supervise(
     let shape = launch.spec.shape;
     let start = format!("starting a machine with {} processors and {}", shape.vcpus, shape.memory);
     logs.say(model::LogLevel::Info, start);
-    let (why, forced) = match machine::launch(&driver, &launch, &dir).await {
-        Ok(Launched { vm, console, group }) => {
-            spawn_local(console::run(console, Rc::clone(&logs)));
-            let vm: Rc<dyn Vm> = Rc::from(vm);
-            status.send_modify(|status| status.vmm_pid = Some(vm.pid()));
-            spawn_local(watch_vm(Rc::clone(&vm), commands.clone()));
-            let why = live(&launch, queue, commands, status, watcher, samples).await;
+    let launch = Rc::new(launch);
+    let machine = Rc::new(OnceCell::new());
+    // Beside the lifecycle, which keeps the deadline and takes a kill while this is under way.
+    let launching = spawn_local(bring_up(
+        driver,
+        Rc::clone(&launch),
+        dir,
+        commands.clone(),
+        Rc::clone(&logs),
+        Rc::clone(&machine),
+    ));
+    let why = live(&launch, queue, commands, status, watcher, samples).await;
+    // A launch that is still under way is undone.
+    launching.abort();
+    let _ = launching.await;
+    let forced = match Rc::into_inner(machine).and_then(OnceCell::into_inner) {
+        Some(RunningMachine { vm, group }) => {
             vm.kill();
             vm.wait().await;
-            (why, remove(group, &launch).await)
+            remove(group, &launch).await
         }
-        Err(error) => (EndReason::StartFailed(error), false),
+        None => false,
     };
     tracing::info!(?why, "ended");
     ended.send_replace(Some(Event::Ended { why, forced }));
@@ -133,7 +144,7 @@ async fn supervise(
     Ok(())
 }
 
-/// The sandbox's life between the launch of its VMM and its end.
+/// The sandbox's life from the launch of its VMM until it has to end.
 async fn live(
     launch: &Launch,
     queue: mpsc::Receiver<Command>,
@@ -166,11 +177,36 @@ async fn live(
     why
 }
 
-/// Tells the lifecycle when the VMM is gone, and how.
-async fn watch_vm(vm: Rc<dyn Vm>, commands: mpsc::Sender<Command>) {
-    let exit = vm.wait().await;
-    let why = if exit.is_clean() { EndReason::GuestExited } else { EndReason::VmmDied(exit.to_string()) };
-    let _ = commands.send(Command::VmmGone(why)).await;
+/// A VMM that was launched.
+struct RunningMachine {
+    vm: Rc<dyn Vm>,
+    group: Group,
+}
+
+/// Launches the VMM and tells the lifecycle that it did, and when the VMM is gone, and how.
+async fn bring_up(
+    driver: Qemu,
+    launch: Rc<Launch>,
+    dir: PathBuf,
+    commands: mpsc::Sender<Command>,
+    logs: Rc<LogStore>,
+    machine: Rc<OnceCell<RunningMachine>>,
+) {
+    let command = match machine::launch(&driver, &launch, &dir).await {
+        Ok(Launched { vm, console, group }) => {
+            spawn_local(console::run(console, logs));
+            let vm: Rc<dyn Vm> = Rc::from(vm);
+            machine.get_or_init(|| RunningMachine { vm: Rc::clone(&vm), group });
+            // A lifecycle that is over does not need to know.
+            let _ = commands.send(Command::Launched(vm.pid())).await;
+            let exit = vm.wait().await;
+            let why =
+                if exit.is_clean() { EndReason::GuestExited } else { EndReason::VmmDied(exit.to_string()) };
+            Command::VmmGone(why)
+        }
+        Err(error) => Command::LaunchFailed(error),
+    };
+    let _ = commands.send(command).await;
 }
 
 /// Removes the VMM's control group; whether that took force.
