@@ -14,7 +14,7 @@ use crate::tool::{self, command};
 use crate::{apt, debian_sources, publish};
 
 /// What the base template promises, on top of Debian's smallest variant.
-pub(crate) const PACKAGES: [&str; 13] = [
+pub(crate) const PACKAGES: [&str; 14] = [
     "bash",
     "ca-certificates",
     "curl",
@@ -23,6 +23,7 @@ pub(crate) const PACKAGES: [&str; 13] = [
     "ncurses-bin",
     "nodejs",
     "procps",
+    "python-is-python3",
     "python3",
     "python3-pip",
     "python3-venv",
@@ -44,8 +45,10 @@ const LEFT_OUT: [&str; 6] = [
 const USER: &str = "user";
 const USER_ID: &str = "1000";
 
+const IMAGE_PREFIX: &str = "rootfs-";
+
 /// Counted up when the same packages would give another file system.
-const RECIPE: u32 = 1;
+const RECIPE: u32 = 2;
 
 pub(crate) fn key(suite: &str, disk: MiB) -> Key {
     let inputs = PACKAGES.iter().chain(&LEFT_OUT).map(|input| input.as_bytes());
@@ -60,7 +63,7 @@ pub(crate) fn ensure(
     disk: MiB,
     progress: &dyn Progress,
 ) -> Result<PathBuf, TemplateError> {
-    let image = dirs.cache().join(format!("rootfs-{}.ext4", key(suite, disk).finish()));
+    let image = dirs.cache().join(format!("{IMAGE_PREFIX}{}.ext4", key(suite, disk).finish()));
     if fs::metadata(&image).is_ok_and(|meta| meta.len() == disk.bytes()) {
         return Ok(image);
     }
@@ -78,8 +81,21 @@ pub(crate) fn ensure(
     disk::ext4::make_image(&root, &new, disk.bytes())?;
     publish::publish(&new, &image)?;
     progress.step("cleaning up");
+    remove_others(&dirs.cache(), &image)?;
     staging.close().at("remove what is left in", &dirs.cache())?;
     Ok(image)
+}
+
+/// Removes images of earlier recipes from the cache. A build that uses one has a link of its own.
+fn remove_others(cache: &Path, current: &Path) -> Result<(), TemplateError> {
+    for entry in fs::read_dir(cache).at("list", cache)? {
+        let path = entry.at("list", cache)?.path();
+        let is_image = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(IMAGE_PREFIX));
+        if is_image && path != current {
+            remove(&path)?;
+        }
+    }
+    Ok(())
 }
 
 fn install(root: &Path, suite: &str, staging: &Path, progress: &dyn Progress) -> Result<(), TemplateError> {
@@ -92,7 +108,7 @@ fn install(root: &Path, suite: &str, staging: &Path, progress: &dyn Progress) ->
     // Without sources of the release on this machine, mmdebstrap uses Debian's public ones.
     let sources = debian_sources::of_this_machine(suite);
     if !sources.is_empty() {
-        let list = staging.join("sources.list");
+        let list = staging.join("debian.list");
         publish::write(&list, (sources.join("\n") + "\n").as_bytes())?;
         mmdebstrap.arg(list);
     }
@@ -113,6 +129,13 @@ fn set_up(root: &Path) -> Result<(), TemplateError> {
         .map_err(|failure| failure.into_error("adding the user"))?;
     write(root, "etc/sudoers.d/coldframe", 0o440, &format!("{USER} ALL=(ALL:ALL) NOPASSWD:ALL\n"))?;
     write(root, "etc/hosts", 0o644, "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n")?;
+    // The whole machine is one user's environment: pip may install into it, as it may in a container.
+    write(
+        root,
+        "etc/pip.conf",
+        0o644,
+        "[global]\nbreak-system-packages = true\nroot-user-action = ignore\n",
+    )?;
     // Empty, so that whoever wants one makes one: two sandboxes must not be the same machine.
     write(root, "etc/machine-id", 0o444, "")?;
     // mmdebstrap copied the first two from here, and the third holds this machine's way to its sources.
