@@ -90,7 +90,9 @@ fn input_goes_in_and_its_end_too() {
     let daemon = Daemon::start();
     let client = daemon.client();
     // Without the field, standard input is open: that is what clients older than the field expect.
-    let mut cat = client.start(&json!({"process": {"cmd": "cat"}, "tag": "cat"}));
+    let mut cat = client.start(
+        &json!({"process": {"cmd": "sh", "args": ["-c", "cat; echo end; exec sleep 100"]}, "tag": "cat"}),
+    );
     let by_pid = json!({"pid": cat.pid});
     let input = json!({"process": by_pid, "input": {"stdin": "aGVsbG8K"}});
     client.call("SendInput", &input).unwrap();
@@ -114,7 +116,10 @@ fn input_goes_in_and_its_end_too() {
     for _ in 0..2 {
         client.call("CloseStdin", &json!({"process": {"tag": "cat"}})).unwrap();
     }
-    assert_eq!(cat.finish().code(), 0);
+    assert_eq!(cat.until("end\n"), "end\n");
+    assert_eq!(client.call("SendInput", &input), Err("internal".into()));
+    kill(&daemon, cat.pid);
+    assert_eq!(cat.finish().code(), -1);
     assert_eq!(client.call("SendInput", &input), Err("not_found".into()));
 }
 
