@@ -1,5 +1,6 @@
 //! Building: first what runs in the guest, then the binary that carries it.
 
+use std::io::IsTerminal;
 use std::process::Command;
 
 use crate::Outcome;
@@ -14,8 +15,8 @@ pub(crate) fn all() -> Outcome {
     guest()?;
     eprintln!("building coldframe");
     show(
-        cargo()
-            .args(["build", "--quiet", "--release", "--package", "coldframe"])
+        build()
+            .args(["--release", "--package", "coldframe"])
             .env("COLDFRAME_GUEST_DIR", paths::guest_programs()),
     )
 }
@@ -23,12 +24,22 @@ pub(crate) fn all() -> Outcome {
 /// The static programs of the guest: any image works when they need nothing from it.
 fn guest() -> Outcome {
     eprintln!("building the guest's programs");
-    let mut command = cargo();
+    let mut command = build();
     command
-        .args(["build", "--quiet", "--profile", "guest", "--target", GUEST_TARGET])
+        .args(["--profile", "guest", "--target", GUEST_TARGET])
         .args(["--package", "envd", "--package", "guest-init"])
         .env("RUSTFLAGS", "-C target-feature=+crt-static");
     show(&mut command)
+}
+
+/// A first build takes minutes, so whoever watches sees cargo's own bar; a log gets only what went wrong.
+fn build() -> Command {
+    let mut command = cargo();
+    command.arg("build");
+    if !std::io::stderr().is_terminal() {
+        command.arg("--quiet");
+    }
+    command
 }
 
 pub(crate) fn cargo() -> Command {
