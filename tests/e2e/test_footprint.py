@@ -1,0 +1,42 @@
+"""How much memory and disk Coldframe itself takes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Callable
+
+import httpx
+from e2b import Sandbox
+
+from harness.server import Server, binary
+
+MIB = 1 << 20
+
+
+def resident(pid: int) -> int:
+    """Resident memory of a process, in bytes."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
+    return int(line.split()[1]) << 10
+
+
+def supervisor_of(server: Server, sandbox_id: str) -> int:
+    socket = server.state / "run" / "sandboxes" / sandbox_id / "control.sock"
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(socket))) as client:
+        return client.get("http://supervisor/v1/status").json()["supervisor_pid"]
+
+
+def test_the_binary_is_small():
+    assert binary().stat().st_size <= 25 * MIB
+
+
+def test_an_idle_server_is_small(instance: Callable[[str], Server]):
+    idle = instance("idle")
+    pid = json.loads((idle.state / "run" / "server.json").read_text())["pid"]
+    assert resident(pid) <= 30 * MIB
+
+
+def test_a_supervisor_is_small(server: Server, sandbox: Sandbox):
+    assert sandbox.commands.run("true").exit_code == 0
+    assert resident(supervisor_of(server, sandbox.sandbox_id)) <= 10 * MIB
