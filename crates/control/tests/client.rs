@@ -1,4 +1,5 @@
 //! The node's side of the control socket against a supervisor that does not behave.
+#![allow(clippy::unwrap_used, reason = "helpers of tests may panic")]
 
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};

@@ -165,3 +165,50 @@ fn until(end_at: Timestamp) -> Duration {
     let left = left.saturating_add(SignedDuration::try_from(GRACE).unwrap_or(SignedDuration::MAX));
     Duration::try_from(left).unwrap_or(Duration::ZERO)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOON: Duration = Duration::from_millis(200);
+
+    fn view(phase: Phase, end_at: Timestamp) -> (watch::Sender<View>, watch::Receiver<View>) {
+        watch::channel(View { phase, end_at, envd_version: String::new(), ended: None })
+    }
+
+    fn seconds_from_now(seconds: i64) -> Timestamp {
+        Timestamp::now() + SignedDuration::from_secs(seconds)
+    }
+
+    #[tokio::test]
+    async fn a_start_is_late_after_its_deadline_and_a_sandbox_after_its_end_time() {
+        let now = Instant::now();
+        let (_sender, starting) = view(Phase::Starting, seconds_from_now(600));
+        assert!(matches!(late(starting, now + SOON).await, EndReason::StartFailed(_)));
+
+        let long_ago = seconds_from_now(-60);
+        let (_sender, running) = view(Phase::Running, long_ago);
+        assert_eq!(late(running, now).await, EndReason::TimedOut);
+
+        for (phase, end_at) in [
+            (Phase::Starting, long_ago),
+            (Phase::Running, seconds_from_now(600)),
+            (Phase::Running, seconds_from_now(-1)),
+            (Phase::Ending, long_ago),
+        ] {
+            let (_sender, patient) = view(phase, end_at);
+            let limit = if phase == Phase::Starting { now + Duration::from_secs(600) } else { now };
+            let waited = tokio::time::timeout(SOON, late(patient, limit)).await;
+            assert!(waited.is_err(), "{phase:?} {end_at}: {waited:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_moved_end_time_is_seen_while_waiting() {
+        let (sender, running) = view(Phase::Running, seconds_from_now(600));
+        let mut late = std::pin::pin!(late(running, Instant::now()));
+        assert!(tokio::time::timeout(SOON, &mut late).await.is_err());
+        sender.send_modify(|view| view.end_at = seconds_from_now(-60));
+        assert_eq!(tokio::time::timeout(SOON, late).await.unwrap(), EndReason::TimedOut);
+    }
+}

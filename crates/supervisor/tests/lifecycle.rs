@@ -1,4 +1,5 @@
 //! The lifecycle against every short sequence of what can be said to it.
+#![allow(clippy::unwrap_used, reason = "helpers of tests may panic")]
 
 use std::cell::Cell;
 use std::rc::Rc;
