@@ -61,6 +61,7 @@ fn apply(envd: &Envd, body: &[u8]) -> Result<(), HttpError> {
     let timestamp = body.timestamp;
     settings.update(body);
     drop(settings);
+    envd.log().say(LogLevel::Debug, "initialised by the host".to_owned());
     if let Some(host) = timestamp
         && let Err(error) = clock::follow(host)
     {

@@ -6,12 +6,16 @@ mod routes;
 use std::io;
 use std::sync::Arc;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::Options;
 use crate::push;
 use crate::state::Envd;
+
+/// How many files the daemon may have open: a connection and up to four pipes for each of many processes at once.
+const OPEN_FILES: u64 = 65_536;
 
 /// Why the daemon cannot run.
 #[derive(Debug, Error)]
@@ -26,6 +30,7 @@ pub(crate) enum ServeError {
 
 /// Serves until SIGTERM or SIGINT. Processes that were started go on without us.
 pub(crate) fn run(options: Options) -> Result<(), ServeError> {
+    allow_many_files();
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::Runtime)?;
     runtime.block_on(async {
@@ -48,4 +53,14 @@ pub(crate) fn run(options: Options) -> Result<(), ServeError> {
         }
         Ok(())
     })
+}
+
+/// Best effort: with fewer files, connections wait.
+fn allow_many_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let enough = |limit: Option<u64>| limit.is_none_or(|limit| limit >= OPEN_FILES);
+    if !enough(limit.current) {
+        let maximum = if enough(limit.maximum) { limit.maximum } else { Some(OPEN_FILES) };
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(OPEN_FILES), maximum });
+    }
 }

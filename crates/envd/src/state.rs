@@ -47,7 +47,7 @@ impl Envd {
     pub(crate) fn new(options: Options) -> Arc<Self> {
         let cgroups = if options.cgroups { Cgroups::make() } else { Cgroups::default() };
         Arc::new(Self {
-            log: Arc::new(LogQueue::new(options.host.is_some())),
+            log: Arc::new(LogQueue::new(options.host.is_some(), options.verbose)),
             options,
             cgroups,
             cpu_meter: CpuMeter::default(),

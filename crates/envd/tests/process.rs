@@ -15,12 +15,12 @@ fn a_command_gets_what_it_was_promised() {
     let outcome = client
         .start(&json!({"process": {
             "cmd": "sh",
-            "args": ["-c", "echo out $A $1; echo err >&2; pwd; cat; cat /proc/self/oom_score_adj; nice; exit 3", "sh", "x y"],
+            "args": ["-c", "echo out $A $1; echo err >&2; pwd; cat; cat /proc/self/oom_score_adj; nice; ulimit -n; exit 3", "sh", "x y"],
             "envs": {"A": "1"},
             "cwd": "/usr",
         }, "stdin": false}))
         .finish();
-    assert_eq!(outcome.out(), "out 1 x y\n/usr\n100\n0\n");
+    assert_eq!(outcome.out(), "out 1 x y\n/usr\n100\n0\n1024\n");
     assert_eq!(outcome.stderr, b"err\n");
     let expected =
         json!({"exitCode": 3, "exited": true, "status": "exit status 3", "error": "exit status 3"});
@@ -232,6 +232,7 @@ fn a_grandchild_that_keeps_the_output_delays_the_end_until_a_signal() {
     let client = daemon.client();
     let mut events = client.shell("sleep 100 & echo $!; exit 0");
     let grandchild = events.until("\n");
+    eventually("the shell has ended", || has_ended(events.pid));
     kill(&daemon, events.pid);
     let outcome = events.finish();
     assert_eq!(outcome.code(), 0, "it had ended by itself before");
@@ -246,10 +247,7 @@ fn what_was_printed_before_a_kill_arrives() {
         let events = client.shell("head -c 60000 /dev/zero; sleep 100 & kill -9 $$");
         let pid = events.pid;
         // The shell is gone, but sleep still holds its output.
-        eventually("the shell is gone", || {
-            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            stat.is_empty() || stat.contains(") Z ")
-        });
+        eventually("the shell has ended", || has_ended(pid));
         let _ = client.call("SendSignal", &json!({"process": {"pid": pid}, "signal": 9}));
         let outcome = events.finish();
         assert_eq!(outcome.stdout.len(), 60000);
@@ -476,4 +474,10 @@ fn kill(daemon: &Daemon, pid: u32) {
         .client()
         .call("SendSignal", &json!({"process": {"pid": pid}, "signal": "SIGNAL_SIGKILL"}))
         .unwrap();
+}
+
+/// Whether a process has ended: it is a zombie, or nothing at all.
+fn has_ended(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.is_empty() || stat.contains(") Z ")
 }

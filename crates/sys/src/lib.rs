@@ -1,10 +1,12 @@
 //! The few system calls that need unsafe code, each behind a safe function.
 
 pub mod child;
+pub mod heap;
 pub mod inherited;
 pub mod netns;
 #[cfg(feature = "tokio")]
 pub mod readable;
+pub mod signal_mask;
 pub mod spawn;
 pub mod tap;
 pub mod tsc;

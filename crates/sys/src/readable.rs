@@ -23,7 +23,15 @@ impl KeepsOpen for Arc<OwnedFd> {}
 /// # Errors
 /// When the kernel cannot poll such a descriptor, or has no memory.
 pub fn readable<T: KeepsOpen>(fd: T) -> io::Result<AsyncFd<T>> {
+    watch(fd, Interest::READABLE)
+}
+
+/// Makes tokio tell when `fd` is what the caller is interested in. The runtime must be that of the caller.
+///
+/// # Errors
+/// When the kernel cannot poll such a descriptor, or has no memory.
+pub fn watch<T: KeepsOpen>(fd: T, interest: Interest) -> io::Result<AsyncFd<T>> {
     // SAFETY: `KeepsOpen` is sealed; both of its types return the same number at every call and keep it open until they
     // are dropped.
-    unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(Into::into)
+    unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(Into::into)
 }

@@ -50,6 +50,8 @@ pub struct Request {
     pub nice: Option<i8>,
     /// Priority for disks in the best-effort class, 0 (high) to 7. Best effort.
     pub io_priority: Option<u8>,
+    /// How many files it may have open. Best effort.
+    pub open_files: Option<OpenFiles>,
     /// The cgroup (version 2 directory) to be born in.
     pub cgroup: Option<Arc<OwnedFd>>,
 }
@@ -63,6 +65,15 @@ pub struct Credentials {
     pub gid: u32,
     /// All group ids.
     pub groups: Vec<u32>,
+}
+
+/// How many files a process may have open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenFiles {
+    /// What counts.
+    pub soft: u64,
+    /// Up to where the process may raise that itself.
+    pub hard: u64,
 }
 
 /// A program that was started.

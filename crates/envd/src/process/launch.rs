@@ -12,11 +12,11 @@ use connectrpc::ConnectError;
 use envd_proto::process::{PTY, ProcessConfig, StartRequest};
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::pipe::{PipeFlags, pipe_with};
-use sys::spawn::{Credentials, Request, Spawned, Stage};
+use sys::readable::watch;
+use sys::spawn::{Credentials, OpenFiles, Request, Spawned, Stage};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::descriptor;
 use super::event::Source;
 use super::hub::Hub;
 use super::input::Input;
@@ -31,6 +31,8 @@ const OOM_SCORE: i16 = 100;
 /// The usual priorities, whatever ours are.
 const NICE: i8 = 0;
 const IO_PRIORITY: u8 = 4;
+/// How many files a process may have open: what Debian gives to users. Ours is higher, see [`crate::server`].
+const OPEN_FILES: OpenFiles = OpenFiles { soft: 1024, hard: 524_288 };
 /// The name of processes that belong to the system rather than to the sandbox's user.
 const SYSTEM_TAG: &str = "_system";
 /// Where programs are looked up when we have not been told ourselves.
@@ -80,6 +82,7 @@ pub(super) async fn launch(
         oom_score_adj: Some(OOM_SCORE),
         nice: Some(NICE),
         io_priority: Some(IO_PRIORITY),
+        open_files: Some(OPEN_FILES),
         cgroup,
     })
     .await?;
@@ -178,7 +181,7 @@ impl Stdio {
 
     fn terminal(request: &PTY, user: &User) -> io::Result<Self> {
         let terminal = terminal::open(request, user)?;
-        let ours = Arc::new(descriptor::watch(terminal.ours, Interest::READABLE | Interest::WRITABLE)?);
+        let ours = Arc::new(watch(terminal.ours, Interest::READABLE | Interest::WRITABLE)?);
         Ok(Self {
             theirs: [terminal.theirs.try_clone()?, terminal.theirs.try_clone()?, terminal.theirs],
             input: Input::terminal(Arc::clone(&ours)),
@@ -191,5 +194,5 @@ impl Stdio {
 /// Our end of a pipe. Only ours must not block; theirs is what programs expect.
 fn asynchronous(pipe: OwnedFd, access: OFlags, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     fcntl_setfl(&pipe, access | OFlags::NONBLOCK)?;
-    descriptor::watch(pipe, interest)
+    watch(pipe, interest)
 }

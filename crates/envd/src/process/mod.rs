@@ -22,7 +22,6 @@
 //! **Input.** Pieces are written in the order of arrival, each by a task of its own: a client that goes away does not leave half a piece.
 
 mod buffer;
-mod descriptor;
 mod event;
 mod exit;
 mod hub;

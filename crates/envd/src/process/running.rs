@@ -9,11 +9,10 @@ use envd_proto::process::{PTY, ProcessConfig, ProcessInfo};
 use rustix::io::Errno;
 use rustix::process::{Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_send_signal, waitid};
 use rustix::termios::tcsetwinsize;
-use tokio::io::Interest;
+use sys::readable::readable;
 use tokio::io::unix::AsyncFd;
 use tokio_util::sync::CancellationToken;
 
-use super::descriptor;
 use super::hub::Hub;
 use super::input::Input;
 use super::terminal;
@@ -49,7 +48,7 @@ impl Process {
             pid: parts.pid,
             tag: parts.tag,
             config: parts.config,
-            pidfd: descriptor::watch(parts.pidfd, Interest::READABLE)?,
+            pidfd: readable(parts.pidfd)?,
             terminal: parts.terminal,
             input: Arc::new(parts.input),
             hub: parts.hub,

@@ -109,7 +109,7 @@ mod tests {
 
     #[tokio::test]
     async fn lines_are_put_together_and_cut() {
-        let queue = Arc::new(LogQueue::new(true));
+        let queue = Arc::new(LogQueue::new(true, false));
         let mut log = LineLog::new(Arc::clone(&queue), 7, "stdout", "echo");
         let long = "y".repeat(MAX_LINE + 5);
         for piece in ["a", "b\r\nc\n\n", &long, "more\nlast \u{fc}"] {
@@ -122,7 +122,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_full_queue_costs_lines_and_nothing_else() {
-        let queue = Arc::new(LogQueue::new(true));
+        let queue = Arc::new(LogQueue::new(true, false));
         let mut log = LineLog::new(Arc::clone(&queue), 7, "stdout", "yes");
         let piece = "0123456789\n".repeat(6000);
         for _ in 0..10 {
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn a_long_command_is_cut_between_characters() {
-        let queue = Arc::new(LogQueue::new(true));
+        let queue = Arc::new(LogQueue::new(true, false));
         let log = LineLog::new(queue, 7, "stdout", &format!("{}\u{fc}", "x".repeat(MAX_COMMAND - 1)));
         assert_eq!(log.fields["cmd"].len(), MAX_COMMAND - 1);
     }

@@ -14,6 +14,8 @@ const MAX_BYTES: usize = 512 << 10;
 pub(crate) struct LogQueue {
     /// Whether there is anybody to send them to.
     enabled: bool,
+    /// Whether the daemon's own lines appear on its standard error as well.
+    echo: bool,
     waiting: Mutex<Waiting>,
     filled: Notify,
 }
@@ -37,8 +39,8 @@ pub(crate) struct Batch {
 
 impl LogQueue {
     /// An empty queue; one that is not enabled stays empty.
-    pub(crate) fn new(enabled: bool) -> Self {
-        Self { enabled, waiting: Mutex::default(), filled: Notify::new() }
+    pub(crate) fn new(enabled: bool, echo: bool) -> Self {
+        Self { enabled, echo, waiting: Mutex::default(), filled: Notify::new() }
     }
 
     /// Whether it is worth making entries at all.
@@ -68,6 +70,9 @@ impl LogQueue {
 
     /// Adds a line of the daemon's own.
     pub(crate) fn say(&self, level: LogLevel, message: String) {
+        if self.echo {
+            eprintln!("envd: {}: {message}", level.as_str());
+        }
         self.push(&own(level, message));
     }
 
@@ -138,7 +143,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_does_not_fit_is_counted() {
-        let queue = LogQueue::new(true);
+        let queue = LogQueue::new(true, false);
         let line = "x".repeat(1000);
         for _ in 0..1000 {
             queue.say(LogLevel::Info, line.clone());
@@ -155,7 +160,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_batch_comes_as_soon_as_there_is_a_line() {
-        let queue = LogQueue::new(true);
+        let queue = LogQueue::new(true, false);
         let (batch, ()) = tokio::join!(queue.next_batch(), async {
             tokio::task::yield_now().await;
             queue.say(LogLevel::Error, "late".into());
@@ -165,7 +170,7 @@ mod tests {
 
     #[test]
     fn nobody_to_send_to_means_no_queue() {
-        let queue = LogQueue::new(false);
+        let queue = LogQueue::new(false, false);
         queue.say(LogLevel::Info, "x".into());
         assert!(queue.take().is_none());
     }

@@ -3,6 +3,8 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -30,6 +32,8 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES: u32 = 9;
 /// Most headers in a request.
 const MAX_HEADERS: usize = 100;
+/// This many connections at once leave a heap worth trimming.
+const MANY_CONNECTIONS: usize = 32;
 /// How long to wait when the process or the system is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
@@ -44,13 +48,45 @@ pub(crate) fn bind(port: u16) -> io::Result<TcpListener> {
 
 /// Accepts and serves connections, for ever.
 pub(crate) async fn serve(listener: TcpListener, routes: Router) {
+    let open = Arc::<OpenConnections>::default();
     loop {
         match listener.accept().await {
             Ok((stream, _peer)) => {
-                tokio::spawn(connection(stream, routes.clone()));
+                let (open, routes) = (open.enter(), routes.clone());
+                tokio::spawn(async move {
+                    connection(stream, routes).await;
+                    drop(open);
+                });
             }
             // The connection was gone before we came, or there are no descriptors: either passes.
             Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+        }
+    }
+}
+
+/// Counts connections, to give memory back after many at once: what the daemon holds is part of every snapshot.
+#[derive(Debug, Default)]
+struct OpenConnections {
+    now: AtomicUsize,
+    peak: AtomicUsize,
+}
+
+/// One of the connections that are open.
+struct OpenConnection(Arc<OpenConnections>);
+
+impl OpenConnections {
+    fn enter(self: &Arc<Self>) -> OpenConnection {
+        let now = self.now.fetch_add(1, Ordering::Relaxed) + 1;
+        self.peak.fetch_max(now, Ordering::Relaxed);
+        OpenConnection(Arc::clone(self))
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        let was_last = self.0.now.fetch_sub(1, Ordering::Relaxed) == 1;
+        if was_last && self.0.peak.swap(0, Ordering::Relaxed) >= MANY_CONNECTIONS {
+            sys::heap::trim();
         }
     }
 }

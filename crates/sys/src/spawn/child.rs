@@ -113,6 +113,7 @@ fn set_up(plan: &Plan) -> Result<(), (Stage, i32)> {
     // SAFETY: no memory is involved.
     let _ = call(unsafe { libc::syscall(libc::SYS_umask, UMASK) });
     set_priorities(plan);
+    set_limits(plan);
     become_user(plan).map_err(at(Stage::Credentials))?;
     // SAFETY: the path is a C string.
     call(unsafe { libc::syscall(libc::SYS_chdir, plan.cwd.as_ptr()) }).map_err(at(Stage::Directory))?;
@@ -148,6 +149,29 @@ fn set_priorities(plan: &Plan) {
         let value = IOPRIO_CLASS_BEST_EFFORT | c_int::from(level);
         // SAFETY: no memory is involved; 0 is this process.
         let _ = call(unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, value) });
+    }
+}
+
+/// Set before the user changes, who may not raise limits. We may not be allowed to either; then what is below our own
+/// limit has to do.
+fn set_limits(plan: &Plan) {
+    let Some(files) = plan.open_files else { return };
+    let (null, read_only) = (std::ptr::null_mut::<libc::rlimit64>(), std::ptr::null::<libc::rlimit64>());
+    let wanted = libc::rlimit64 { rlim_cur: files.soft, rlim_max: files.hard };
+    // SAFETY: the structure is what the kernel reads; 0 is this process.
+    let set = |limit: &libc::rlimit64| unsafe {
+        call(libc::syscall(libc::SYS_prlimit64, 0, libc::RLIMIT_NOFILE, std::ptr::from_ref(limit), null))
+    };
+    if set(&wanted).is_ok() {
+        return;
+    }
+    let mut ours = wanted;
+    // SAFETY: the structure is what the kernel writes; 0 is this process.
+    let known =
+        call(unsafe { libc::syscall(libc::SYS_prlimit64, 0, libc::RLIMIT_NOFILE, read_only, &raw mut ours) });
+    if known.is_ok() {
+        let _ =
+            set(&libc::rlimit64 { rlim_cur: wanted.rlim_cur.min(ours.rlim_max), rlim_max: ours.rlim_max });
     }
 }
 

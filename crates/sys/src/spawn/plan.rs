@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use rustix::io::fcntl_dupfd_cloexec;
 
-use super::{Credentials, Request, SpawnError, Stage};
+use super::{Credentials, OpenFiles, Request, SpawnError, Stage};
 
 /// Where programs are looked up when the environment has no `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -58,6 +58,7 @@ pub(super) struct Plan {
     pub(super) oom_score_adj: Option<CString>,
     pub(super) nice: Option<i8>,
     pub(super) io_priority: Option<u8>,
+    pub(super) open_files: Option<OpenFiles>,
     pub(super) cgroup: Option<Arc<OwnedFd>>,
     /// What to print when there is no such program, and when it cannot be executed.
     pub(super) not_found: Vec<u8>,
@@ -112,6 +113,7 @@ impl Plan {
                 .transpose()?,
             nice: request.nice,
             io_priority: request.io_priority,
+            open_files: request.open_files,
             cgroup: request.cgroup,
         })
     }

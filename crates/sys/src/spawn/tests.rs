@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 
-use super::{Credentials, Request, SpawnError, Stage, spawn};
+use super::{Credentials, OpenFiles, Request, SpawnError, Stage, spawn};
 
 const NOBODY: Credentials = Credentials { uid: 65534, gid: 65534, groups: Vec::new() };
 
@@ -39,6 +39,7 @@ fn run(program: &str, args: &[&str]) -> Run {
             oom_score_adj: None,
             nice: None,
             io_priority: None,
+            open_files: None,
             cgroup: None,
         },
         output: reader.into(),
@@ -89,6 +90,15 @@ fn priorities_are_the_child_s_own() {
     run.request.io_priority = Some(4);
     assert_eq!(run.finish().unwrap().0, "123\n5\n");
     assert_eq!(std::fs::read_to_string("/proc/self/oom_score_adj").unwrap(), before);
+}
+
+#[test]
+fn limits_are_the_child_s_own() {
+    let before = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let mut run = run("sh", &["-c", "ulimit -Sn; ulimit -Hn"]);
+    run.request.open_files = Some(OpenFiles { soft: 100, hard: 200 });
+    assert_eq!(run.finish().unwrap().0, "100\n200\n");
+    assert_eq!(rustix::process::getrlimit(rustix::process::Resource::Nofile), before);
 }
 
 #[test]
