@@ -6,6 +6,7 @@ use std::os::fd::AsRawFd as _;
 use std::process::Command;
 
 use rustix::process::Pid;
+use sys::signal_mask::unblock_in_child;
 
 use crate::cmdline::Cmdline;
 use crate::error::{Attempt as _, Failure};
@@ -32,6 +33,8 @@ impl Program {
             .env_clear()
             .envs([("PATH", PATH), ("HOME", "/root"), ("USER", "root"), ("LOGNAME", "root")])
             .envs(&cmdline.env);
+        // We block signals to read them from a descriptor; envd and whatever it starts must hear them.
+        unblock_in_child(&mut command);
         let child = command.spawn()?;
         // The handle is dropped: whoever reaps every child reaps this one too.
         Ok(Pid::from_child(&child))
