@@ -19,6 +19,10 @@ use crate::release::Releaser;
 use crate::repeat::Repeats;
 use crate::slots::Slots;
 
+/// A sandbox's control socket is below the directory of sandboxes, and the kernel allows 107 bytes for its path: the
+/// rest is for the sandbox's id and the socket's name.
+const MAX_PATH: usize = 70;
+
 /// A node could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
@@ -80,6 +84,10 @@ impl Node {
     ) -> Result<Self, NodeError> {
         let directory =
             |source| NodeError::Directory { path: config.sandboxes.display().to_string(), source };
+        if config.sandboxes.as_os_str().len() > MAX_PATH {
+            let text = format!("the path is longer than {MAX_PATH} bytes, too long for the sockets in it");
+            return Err(directory(std::io::Error::other(text)));
+        }
         std::fs::create_dir_all(&config.sandboxes).map_err(directory)?;
         let hierarchy = Hierarchy::discover()?;
         let host = Arc::new(network::Host::prepare(config.tag, None).await?);

@@ -147,9 +147,11 @@ fn a_sandbox_runs_and_leaves_nothing() {
         assert!(!rig.exists(&id) && !is_alive(vmm) && !rig.dir(&id).exists());
         assert!(matches!(rig.kill(&id), Err(FleetError::NotFound(_))));
         assert!(!rig.census().iter().any(|found| found.contains(id.as_str())), "{:?}", rig.census());
+        rig.settle();
         files.push(open_files());
     }
-    assert!(files[2] <= files[0], "open files after each sandbox: {files:?}");
+    // The next slot may be in the making at the moment of a count.
+    rig.wait_for("no more open files than after the first", || open_files() <= files[0]);
     assert_eq!(zombie_children(), [0_i32; 0]);
     rig.ends_clean();
 }
@@ -352,6 +354,8 @@ fn limits_hold_and_a_lowered_one_ends_nothing() {
 /// Creates and ends of every kind at the same time, at moments that differ from sandbox to sandbox.
 fn nothing_is_left_whatever_happens_when() {
     const SANDBOXES: usize = 20;
+    // Supervisors that an earlier test adopted are our children all the same.
+    let before = zombie_children();
     let mut rig = Rig::new();
     rig.config.max_sandboxes = SANDBOXES;
     rig.config.concurrent_starts = 4;
@@ -380,26 +384,24 @@ fn nothing_is_left_whatever_happens_when() {
             seen.insert(dir.path());
             // From before its VMM is launched until it runs.
             std::thread::sleep(Duration::from_millis(u64::try_from(number).unwrap() * 7 % 60));
-            let signal = match number % 6 {
-                0 => kill_process(Pid::from_raw(status.supervisor_pid).unwrap(), Signal::KILL),
-                1 => kill_process(Pid::from_raw(status.supervisor_pid).unwrap(), Signal::STOP),
-                2 => status
-                    .vmm_pid
-                    .map_or(Ok(()), |pid| kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL)),
+            let signal = |pid: i32, signal| {
+                // It may have ended by itself meanwhile.
+                let _ = kill_process(Pid::from_raw(pid).unwrap(), signal);
+            };
+            match number % 6 {
+                0 => signal(status.supervisor_pid, Signal::KILL),
+                1 => signal(status.supervisor_pid, Signal::STOP),
+                2 => status.vmm_pid.into_iter().for_each(|pid| signal(pid, Signal::KILL)),
                 3 => {
                     let client = control::Client::new(&dir.path());
                     drop(rig.beside(async move { client.kill().await }));
-                    Ok(())
                 }
                 4 => {
                     let (node, team, id) = (rig.node().clone(), rig.team.clone(), status.id);
                     drop(rig.beside(async move { node.kill(&team, &id).await }));
-                    Ok(())
                 }
-                _ => Ok(()),
-            };
-            // It may have ended by itself meanwhile.
-            let _ = signal;
+                _ => {}
+            }
         }
         // Those that were stopped while they started would wait for their deadline.
         if seen.len() == SANDBOXES {
@@ -412,7 +414,8 @@ fn nothing_is_left_whatever_happens_when() {
     }
     rig.run(async |node| node.kill_all().await);
     assert!(rig.node().list(&rig.team).is_empty());
-    assert_eq!(zombie_children(), [0_i32; 0]);
+    let zombies: Vec<i32> = zombie_children().into_iter().filter(|pid| !before.contains(pid)).collect();
+    assert_eq!(zombies, [0_i32; 0]);
     let room = rig.create(rig.wanted(None)).unwrap().spec.id;
     rig.kill(&room).unwrap();
     rig.ends_clean();

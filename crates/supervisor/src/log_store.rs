@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use control::LogFilter;
@@ -110,12 +110,14 @@ impl Segment {
 pub(crate) fn query(dir: &Path, filter: &LogFilter) -> std::io::Result<Vec<LogEntry>> {
     let limit = filter.limit.unwrap_or(MAX_LINES).min(MAX_LINES);
     let mut found = VecDeque::new();
-    for name in [OLDER, NEWER] {
-        let file = match File::open(dir.join(name)) {
-            Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(error),
-        };
+    // The newer one first: when it becomes the older one in between, it is here twice, and no line is missed.
+    let newer = open(&dir.join(NEWER))?;
+    let older = open(&dir.join(OLDER))?;
+    let same = match (&older, &newer) {
+        (Some(older), Some(newer)) => older.metadata()?.ino() == newer.metadata()?.ino(),
+        _ => false,
+    };
+    for file in [older, newer.filter(|_| !same)].into_iter().flatten() {
         let mut reader = BufReader::new(file);
         let mut line = Vec::new();
         loop {
@@ -143,6 +145,14 @@ pub(crate) fn query(dir: &Path, filter: &LogFilter) -> std::io::Result<Vec<LogEn
         found.make_contiguous().reverse();
     }
     Ok(found.into())
+}
+
+fn open(path: &Path) -> std::io::Result<Option<File>> {
+    match File::open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn wanted(entry: &LogEntry, filter: &LogFilter) -> bool {

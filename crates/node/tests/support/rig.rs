@@ -102,13 +102,18 @@ impl Rig {
     /// The server goes as if it were killed: nothing of it runs any more and it says no goodbye.
     pub(crate) fn crash(&mut self) {
         // A thread that makes a slot would not die with our server, as it does with a real one.
+        self.settle();
+        self.forget();
+    }
+
+    /// Waits until the slots ahead are ready and no other is in the making.
+    pub(crate) fn settle(&self) {
         let count = |found: &[String], kind| found.iter().filter(|name| name.starts_with(kind)).count();
         self.wait_for("the slots to be ready", || {
             let found = self.census();
             let slots = count(&found, "directory") + self.config.slots_ahead;
             count(&found, "namespace") == slots && count(&found, "link") == slots
         });
-        self.forget();
     }
 
     fn forget(&mut self) {
