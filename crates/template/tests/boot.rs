@@ -178,16 +178,16 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// What envd answers to a health check; the forwarder in between accepts connections before anybody listens.
-fn health(port: u16) -> String {
+/// What envd answers; the forwarder in between accepts connections before anybody listens.
+fn get(port: u16, path: &str) -> String {
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     let ask = || {
         let mut stream = TcpStream::connect(address).ok()?;
         stream.set_read_timeout(Some(BOOT_DEADLINE)).ok()?;
-        stream.write_all(b"GET /health HTTP/1.1\r\nhost: guest\r\nconnection: close\r\n\r\n").ok()?;
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: guest\r\nconnection: close\r\n\r\n").ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).ok()?;
-        answer.lines().next().map(str::to_owned)
+        (!answer.is_empty()).then_some(answer)
     };
     let deadline = Instant::now() + BOOT_DEADLINE;
     loop {
@@ -197,6 +197,13 @@ fn health(port: u16) -> String {
         assert!(Instant::now() < deadline, "envd does not answer");
         std::thread::yield_now();
     }
+}
+
+/// A file in the guest.
+fn file(port: u16, path: &str) -> String {
+    let answer = get(port, &format!("/files?username=root&path={path}"));
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    answer
 }
 
 #[test]
@@ -279,5 +286,32 @@ fn the_base_template_boots_until_envd_answers() {
         assert!(timeline.contains(step), "{timeline}");
     }
     println!("{timeline}");
-    assert_eq!(health(port), "HTTP/1.1 204 No Content");
+    assert!(get(port, "/health").starts_with("HTTP/1.1 204"));
+
+    assert!(file(port, "/etc/hosts").contains("127.0.1.1 i0test"));
+    assert!(file(port, "/etc/resolv.conf").contains("nameserver 192.0.2.1"));
+    let envd = file(port, "/proc/self/status");
+    assert!(envd.contains("SigBlk:\t0000000000000000"), "{envd}");
+
+    // Whoever asks PID 1 to end ends the machine, in order.
+    start_as_root(port, r#"{"process":{"cmd":"/bin/sh","args":["-c","kill -TERM 1"]}}"#);
+    machine.line_with("coldframe: asked to end");
+    machine.wait_for_end();
+}
+
+/// Starts a process in the guest (Connect protocol: one message with its length before it).
+fn start_as_root(port: u16, request: &str) {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    write!(
+        stream,
+        "POST /process.Process/Start HTTP/1.1\r\nhost: guest\r\nauthorization: Basic cm9vdDo=\r\n\
+         connect-protocol-version: 1\r\ncontent-type: application/connect+json\r\ncontent-length: {}\r\n\r\n\0",
+        request.len() + 5
+    )
+    .unwrap();
+    stream.write_all(&u32::try_from(request.len()).unwrap().to_be_bytes()).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = [0; 15];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200 OK");
 }
