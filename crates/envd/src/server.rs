@@ -30,6 +30,7 @@ pub(crate) enum ServeError {
 
 /// Serves until SIGTERM or SIGINT. Processes that were started go on without us.
 pub(crate) fn run(options: Options) -> Result<(), ServeError> {
+    sys::heap::share_between_threads();
     allow_many_files();
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::Runtime)?;

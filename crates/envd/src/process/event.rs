@@ -1,7 +1,5 @@
 //! What subscribers of a process hear, and how it looks on the wire.
 
-use std::sync::Arc;
-
 use base64_simd::STANDARD;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use connectrpc::{CodecFormat, ConnectError, Encodable, EncodedBody};
@@ -43,7 +41,7 @@ pub(super) struct Chunk {
 pub(super) enum Event {
     Start { pid: u32 },
     Data(Chunk),
-    End(Arc<Exit>),
+    End(Exit),
     KeepAlive,
 }
 
@@ -64,9 +62,9 @@ impl Event {
             }
             Self::Start { pid } => StartEvent { pid: *pid }.into(),
             Self::End(exit) => EndEvent {
-                exit_code: exit.code,
-                exited: exit.exited,
-                status: exit.status.clone(),
+                exit_code: exit.code(),
+                exited: exit.exited(),
+                status: exit.status(),
                 error: exit.error(),
             }
             .into(),

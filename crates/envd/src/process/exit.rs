@@ -2,46 +2,58 @@
 
 use rustix::process::WaitIdStatus;
 
-/// How a process ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Exit {
-    /// Exit code, or -1 when a signal ended it.
-    pub(super) code: i32,
-    /// Whether it ended by itself.
-    pub(super) exited: bool,
-    /// How it ended, for people; clients look for some of these texts.
-    pub(super) status: String,
+/// How a process ended. Small and in one piece, because many of them may be kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Exit {
+    /// By itself, with this code.
+    Code(i32),
+    /// By this signal.
+    Signal { number: i32, core_dumped: bool },
+    /// Nobody knows: it was lost.
+    Unknown,
 }
 
 impl Exit {
-    /// An exit with this code.
-    pub(super) fn with_code(code: i32) -> Self {
-        Self { code, exited: true, status: format!("exit status {code}") }
+    /// Exit code, or -1 when it did not end by itself.
+    pub(super) fn code(self) -> i32 {
+        match self {
+            Self::Code(code) => code,
+            Self::Signal { .. } | Self::Unknown => -1,
+        }
     }
 
-    /// The end by this signal.
-    fn by_signal(signal: i32, core_dumped: bool) -> Self {
-        let core = if core_dumped { " (core dumped)" } else { "" };
-        let status = match signal_name(signal) {
-            Some(name) => format!("signal: {name}{core}"),
-            None => format!("signal: signal {signal}{core}"),
-        };
-        Self { code: -1, exited: false, status }
+    /// Whether it ended by itself.
+    pub(super) fn exited(self) -> bool {
+        matches!(self, Self::Code(_))
+    }
+
+    /// How it ended, for people; clients look for some of these texts.
+    pub(super) fn status(self) -> String {
+        match self {
+            Self::Code(code) => format!("exit status {code}"),
+            Self::Signal { number, core_dumped } => {
+                let core = if core_dumped { " (core dumped)" } else { "" };
+                match signal_name(number) {
+                    Some(name) => format!("signal: {name}{core}"),
+                    None => format!("signal: signal {number}{core}"),
+                }
+            }
+            Self::Unknown => "exit status unknown".to_owned(),
+        }
     }
 
     /// What to show as an error: nothing for success.
-    pub(super) fn error(&self) -> Option<String> {
-        (self.code != 0).then(|| self.status.clone())
+    pub(super) fn error(self) -> Option<String> {
+        (self != Self::Code(0)).then(|| self.status())
     }
 }
 
 impl From<&WaitIdStatus> for Exit {
     fn from(status: &WaitIdStatus) -> Self {
         match (status.exit_status(), status.terminating_signal()) {
-            (Some(code), _) => Self::with_code(code),
-            (None, Some(signal)) => Self::by_signal(signal, status.dumped()),
-            // Neither is not possible for a process that has ended.
-            (None, None) => Self::with_code(-1),
+            (Some(code), _) => Self::Code(code),
+            (None, Some(number)) => Self::Signal { number, core_dumped: status.dumped() },
+            (None, None) => Self::Unknown,
         }
     }
 }
@@ -82,13 +94,18 @@ mod tests {
 
     #[test]
     fn the_texts_are_those_that_clients_know() {
-        assert_eq!(Exit::with_code(0).error(), None);
-        assert_eq!(Exit::with_code(0).status, "exit status 0");
-        assert_eq!(Exit::with_code(7).error().as_deref(), Some("exit status 7"));
-        let killed = Exit::by_signal(9, false);
-        assert_eq!((killed.code, killed.exited), (-1, false));
-        assert_eq!(killed.error().as_deref(), Some("signal: killed"));
-        assert_eq!(Exit::by_signal(11, true).status, "signal: segmentation fault (core dumped)");
-        assert_eq!(Exit::by_signal(40, false).status, "signal: signal 40");
+        let signal = |number, core_dumped| Exit::Signal { number, core_dumped };
+        for (exit, code, status) in [
+            (Exit::Code(7), 7, "exit status 7"),
+            (signal(9, false), -1, "signal: killed"),
+            (signal(11, true), -1, "signal: segmentation fault (core dumped)"),
+            (signal(40, false), -1, "signal: signal 40"),
+            (Exit::Unknown, -1, "exit status unknown"),
+        ] {
+            assert_eq!((exit.code(), exit.status().as_str()), (code, status));
+            assert_eq!(exit.error().as_deref(), Some(status));
+        }
+        assert_eq!((Exit::Code(0).status().as_str(), Exit::Code(0).error()), ("exit status 0", None));
+        assert!(Exit::Code(7).exited() && !signal(9, false).exited());
     }
 }

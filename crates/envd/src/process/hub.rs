@@ -23,7 +23,7 @@ const STALL_LIMIT_WITH_OTHERS: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub(super) struct Hub {
     subscribers: Mutex<Vec<Subscriber>>,
-    exit: Arc<OnceLock<Arc<Exit>>>,
+    exit: Arc<OnceLock<Exit>>,
 }
 
 #[derive(Debug, Clone)]
@@ -37,7 +37,7 @@ struct Subscriber {
 pub(super) struct Subscription {
     queue: mpsc::Receiver<Chunk>,
     dropped: Arc<OnceLock<()>>,
-    exit: Arc<OnceLock<Arc<Exit>>>,
+    exit: Arc<OnceLock<Exit>>,
 }
 
 /// What a subscription says next.
@@ -46,7 +46,7 @@ pub(super) enum Next {
     /// Output.
     Chunk(Chunk),
     /// The process has ended, and there is no more output.
-    Exit(Arc<Exit>),
+    Exit(Exit),
     /// This subscriber was dropped because it took nothing for too long.
     Dropped,
     /// The process is no longer being watched; it was lost.
@@ -100,7 +100,7 @@ impl Hub {
     }
 
     /// Ends all subscriptions, after what is in their queues, and all that come later.
-    pub(super) fn finish(&self, exit: Arc<Exit>) {
+    pub(super) fn finish(&self, exit: Exit) {
         let mut subscribers = self.lock();
         let _ = self.exit.set(exit);
         subscribers.clear();
@@ -122,7 +122,7 @@ impl Subscription {
         self.queue.poll_recv(context).map(|chunk| match chunk {
             Some(chunk) => Next::Chunk(chunk),
             None if self.dropped.get().is_some() => Next::Dropped,
-            None => self.exit.get().map_or(Next::Lost, |exit| Next::Exit(Arc::clone(exit))),
+            None => self.exit.get().map_or(Next::Lost, |exit| Next::Exit(*exit)),
         })
     }
 }
@@ -143,13 +143,9 @@ mod tests {
     async fn next(subscription: &mut Subscription) -> String {
         match poll_fn(|context| subscription.poll_next(context)).await {
             Next::Chunk(chunk) => String::from_utf8(chunk.data.to_vec()).unwrap(),
-            Next::Exit(exit) => exit.status.clone(),
+            Next::Exit(exit) => exit.status(),
             other => format!("{other:?}"),
         }
-    }
-
-    fn exit() -> Arc<Exit> {
-        Arc::new(Exit::with_code(0))
     }
 
     #[tokio::test]
@@ -160,7 +156,7 @@ mod tests {
         hub.publish(chunk(1)).await;
         let mut second = hub.subscribe();
         hub.publish(chunk(2)).await;
-        hub.finish(exit());
+        hub.finish(Exit::Code(0));
         let mut late = hub.subscribe();
         for expected in ["1", "2", "exit status 0"] {
             assert_eq!(next(&mut first).await, expected);
@@ -184,7 +180,7 @@ mod tests {
                 for number in 0..count {
                     hub.publish(chunk(number)).await;
                 }
-                hub.finish(exit());
+                hub.finish(Exit::Code(0));
             }
         });
         for number in 0..count {
@@ -209,7 +205,7 @@ mod tests {
                 for number in 0..2 * QUEUE_LENGTH {
                     hub.publish(chunk(number)).await;
                 }
-                hub.finish(exit());
+                hub.finish(Exit::Code(0));
             }
         });
         for number in 0..2 * QUEUE_LENGTH {

@@ -32,7 +32,7 @@ struct Retained {
     until: Instant,
     pid: u32,
     tag: Option<String>,
-    exit: Arc<Exit>,
+    exit: Exit,
 }
 
 /// A process that was looked for.
@@ -41,7 +41,7 @@ pub(super) enum Found {
     /// It runs.
     Live(Arc<Process>),
     /// It has ended.
-    Ended { pid: u32, exit: Arc<Exit> },
+    Ended { pid: u32, exit: Exit },
 }
 
 impl Registry {
@@ -57,7 +57,7 @@ impl Registry {
 
     /// Moves a process from those that run to those that have ended. To be called between its reaping, which frees its
     /// id, and anything that could start another one.
-    pub(super) fn retire(&self, process: &Process, exit: Arc<Exit>) {
+    pub(super) fn retire(&self, process: &Process, exit: Exit) {
         let mut inner = self.lock();
         inner.live.remove(&process.pid());
         inner.forget_old(Instant::now());
@@ -91,7 +91,7 @@ impl Registry {
         }
         let mut newest_first = inner.retained.iter().rev();
         let ended = newest_first.find(|ended| selector.matches(ended.pid, ended.tag.as_deref()))?;
-        Some(Found::Ended { pid: ended.pid, exit: Arc::clone(&ended.exit) })
+        Some(Found::Ended { pid: ended.pid, exit: ended.exit })
     }
 
     /// Both lists are whole between any two statements, so those behind a poisoned lock are, too.

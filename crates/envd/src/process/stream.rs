@@ -133,7 +133,6 @@ fn keepalive_period(headers: &HeaderMap) -> Duration {
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
-    use std::sync::Arc;
 
     use bytes::Bytes;
     use http::HeaderValue;
@@ -174,7 +173,7 @@ mod tests {
         assert!(matches!(next(&mut stream).await, Some(Ok(Event::Data(_)))));
         assert!(matches!(next(&mut stream).await, Some(Ok(Event::KeepAlive))));
         assert_eq!(begin.elapsed().as_secs(), 240);
-        hub.finish(Arc::new(Exit::with_code(0)));
+        hub.finish(Exit::Code(0));
         assert!(matches!(next(&mut stream).await, Some(Ok(Event::End(_)))));
         assert!(next(&mut stream).await.is_none());
     }

@@ -12,9 +12,6 @@ use super::registry::Registry;
 use super::running::Process;
 use crate::push::{LineLog, LogQueue};
 
-/// The exit code to report for a process that somebody else reaped. It cannot be known; this says that it is not 0.
-const UNKNOWN_CODE: i32 = -1;
-
 /// Passes its output on, kills it at the deadline, and when it has ended, tells everybody.
 pub(super) async fn supervise(
     process: Arc<Process>,
@@ -61,11 +58,8 @@ pub(super) async fn supervise(
         drain.cancel();
         pumps.await;
     }
-    let exit = match process.reap() {
-        Some(status) => Exit::from(&status),
-        None => Exit::with_code(UNKNOWN_CODE),
-    };
-    let exit = Arc::new(exit);
-    registry.retire(&process, Arc::clone(&exit));
+    // Without a status somebody else has reaped it.
+    let exit = process.reap().as_ref().map_or(Exit::Unknown, Exit::from);
+    registry.retire(&process, exit);
     hub.finish(exit);
 }
