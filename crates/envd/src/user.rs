@@ -8,5 +8,5 @@ mod path;
 mod request;
 
 pub(crate) use accounts::{Accounts, UnknownUser, User};
-pub(crate) use path::{PathError, resolve_path};
+pub(crate) use path::resolve_path;
 pub(crate) use request::{authenticate, request_user};

@@ -52,7 +52,7 @@ pub struct Request {
     pub io_priority: Option<u8>,
     /// How many files it may have open. Best effort.
     pub open_files: Option<OpenFiles>,
-    /// The cgroup (version 2 directory) to be born in.
+    /// The cgroup (version 2 directory) to be born in. Best effort.
     pub cgroup: Option<Arc<OwnedFd>>,
 }
 

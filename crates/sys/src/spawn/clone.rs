@@ -29,7 +29,11 @@ pub(super) fn start(plan: &Plan) -> Result<Spawned, SpawnError> {
     // A signal handler must not run in the child: it would change our memory as if it were the parent.
     let signals = BlockedSignals::new();
     let mut pidfd: RawFd = -1;
-    let cloned = clone(&context, &arena, plan.cgroup.as_ref().map(|group| group.as_raw_fd()), &mut pidfd);
+    let mut cloned = clone(&context, &arena, plan.cgroup.as_ref().map(|group| group.as_raw_fd()), &mut pidfd);
+    if plan.cgroup.is_some() && cloned.is_err() {
+        // Whoever is root in the same system may have removed the group, or made it one that takes no processes.
+        cloned = clone(&context, &arena, None, &mut pidfd);
+    }
     drop(signals);
     let pid = cloned.map_err(failed)?;
     // SAFETY: the kernel has just made this descriptor for us; nobody else knows it.

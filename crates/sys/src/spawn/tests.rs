@@ -5,6 +5,7 @@ use std::fs::{File, Permissions};
 use std::io::Read as _;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
+use std::sync::Arc;
 
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
@@ -99,6 +100,29 @@ fn limits_are_the_child_s_own() {
     run.request.open_files = Some(OpenFiles { soft: 100, hard: 200 });
     assert_eq!(run.finish().unwrap().0, "100\n200\n");
     assert_eq!(rustix::process::getrlimit(rustix::process::Resource::Nofile), before);
+}
+
+#[test]
+fn the_child_is_born_in_its_cgroup() {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    let mut mounts = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    let root = mounts.find(|fields| fields[2] == "cgroup2").expect("a cgroup2 hierarchy")[1].to_owned();
+    let name = format!("sys-spawn-test-{}", std::process::id());
+    let group = std::path::Path::new(&root).join(&name);
+    std::fs::create_dir(&group).unwrap();
+    let mut run = run("sh", &["-c", "cat /proc/self/cgroup"]);
+    run.request.cgroup = Some(Arc::new(File::open(&group).unwrap().into()));
+    let result = run.finish();
+    std::fs::remove_dir(&group).unwrap();
+    let (text, _) = result.unwrap();
+    assert!(text.lines().any(|line| line == format!("0::/{name}")), "{text}");
+}
+
+#[test]
+fn without_its_cgroup_the_child_runs_nevertheless() {
+    let mut run = run("echo", &["here"]);
+    run.request.cgroup = Some(Arc::new(File::open("/").unwrap().into()));
+    assert_eq!(run.finish().unwrap(), ("here\n".into(), 0));
 }
 
 #[test]
