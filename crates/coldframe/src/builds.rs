@@ -1,5 +1,6 @@
 //! Templates and accelerators as the server needs them.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use catalog::{Catalog, Template};
@@ -44,7 +45,23 @@ pub(crate) async fn accelerator(
         cli::AccelChoice::Kvm => AccelChoice::Kvm,
         cli::AccelChoice::Tcg => AccelChoice::Tcg,
     };
-    vmm::choose(choice, &base.kernel, &base.initrd, &state.accel()).await.map_err(|error| error.to_string())
+    let verdict = vmm::choose(choice, &base.kernel, &base.initrd, &state.accel()).await;
+    let verdict = verdict.map_err(|error| error.to_string())?;
+    if verdict.accel == vmm::Accel::Kvm {
+        check_kvm_group()?;
+    }
+    Ok(verdict)
+}
+
+/// A VMM has a user of its own and the group of `/dev/kvm`; the probe, which is ours, may do more than it.
+fn check_kvm_group() -> Result<(), String> {
+    let mode = std::fs::metadata("/dev/kvm").map_err(|error| format!("/dev/kvm: {error}"))?.permissions().mode();
+    if mode & 0o060 == 0o060 {
+        return Ok(());
+    }
+    Err("the group of /dev/kvm may not use it, and VMMs do not run as root; give it to one as udev does: \
+         `chgrp kvm /dev/kvm && chmod 660 /dev/kvm`"
+        .into())
 }
 
 pub(crate) fn control_accel(accel: vmm::Accel) -> Accel {

@@ -1,7 +1,7 @@
-//! The programs that run inside the guest, embedded.
+//! The programs that run inside the guest, embedded. Statics, since every use of a constant may become a copy.
 
-const ENVD: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/envd"));
-const INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/guest-init"));
+static ENVD: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/envd"));
+static INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/guest-init"));
 
 /// The embedded programs.
 pub(crate) fn binaries() -> Result<template::GuestBinaries<'static>, String> {
