@@ -19,7 +19,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.stream()
         if self.path == "/big":
             return self.reply(b"0123456789abcdef" * (1 << 20), "application/octet-stream")
-        self.reply(json.dumps({"path": self.path, "headers": dict(self.headers)}).encode(), "application/json")
+        self.reply(json.dumps({"path": self.path, "headers": {name.lower(): value for name, value in self.headers.items()}}).encode(), "application/json")
 
     def do_POST(self):
         self.reply(self.body(), self.headers.get("Content-Type", "application/octet-stream"))
