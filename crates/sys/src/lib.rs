@@ -2,6 +2,7 @@
 
 pub mod child;
 pub mod heap;
+pub mod heap_limits;
 pub mod inherited;
 pub mod netns;
 #[cfg(feature = "tokio")]

@@ -17,6 +17,8 @@ use http_body::{Body, Frame, SizeHint};
 use rustix::io::Errno;
 use tokio::task::JoinHandle;
 
+use super::memory::LargeTransfer;
+
 /// Bytes read at once. Large enough that changing threads costs nothing, small enough for the processor's cache.
 pub(super) const PIECE: usize = 256 << 10;
 
@@ -193,6 +195,7 @@ pub(super) struct PiecesBody<P> {
     state: State<P>,
     /// Bytes to come, when known.
     left: Option<u64>,
+    _large: Option<LargeTransfer>,
 }
 
 #[derive(Debug)]
@@ -205,14 +208,16 @@ enum State<P> {
 impl PiecesBody<Reading> {
     /// A body of known or unknown length.
     pub(super) fn plain(reading: Reading) -> Self {
-        Self { left: reading.length(), state: State::Resting(reading) }
+        let left = reading.length();
+        Self { left, _large: LargeTransfer::begin(left), state: State::Resting(reading) }
     }
 }
 
 impl PiecesBody<Compressed> {
     /// A body of unknown length.
     pub(super) fn compressed(reading: Reading) -> Self {
-        Self { left: None, state: State::Resting(Compressed::new(reading)) }
+        let large = LargeTransfer::begin(reading.length());
+        Self { left: None, _large: large, state: State::Resting(Compressed::new(reading)) }
     }
 }
 

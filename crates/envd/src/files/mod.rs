@@ -18,6 +18,7 @@ mod disposition;
 mod download;
 mod encoding;
 mod form;
+mod memory;
 mod metadata;
 mod open;
 mod range;
@@ -36,5 +37,6 @@ use crate::state::Envd;
 
 /// The routes.
 pub(crate) fn router(state: Arc<Envd>) -> Router {
+    memory::prepare();
     Router::new().route("/files", get(download::download).post(upload::upload)).with_state(state)
 }

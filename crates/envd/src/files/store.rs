@@ -17,7 +17,7 @@ use crate::filesystem::blocking;
 const MAX_BATCH: usize = 1 << 20;
 
 /// A batch being written.
-type Writing = Pin<Box<dyn Future<Output = (Target, Result<(), HttpError>)> + Send>>;
+type Writing = Pin<Box<dyn Future<Output = Result<Target, HttpError>> + Send>>;
 
 /// Writes all that comes. What had come before an error is in the file.
 ///
@@ -36,10 +36,8 @@ pub(super) async fn store(plan: Plan, source: &mut Source) -> Result<(), HttpErr
         {
             let batch = std::mem::take(&mut batch);
             collected = 0;
-            writing = Some(Box::pin(blocking(move || {
-                let outcome = target.write(&batch);
-                (target, outcome)
-            })));
+            // A target that fails is let go of over there: that, too, may have to wait for the disk.
+            writing = Some(Box::pin(blocking(move || target.write(&batch).map(|()| target))));
         }
         if end.is_some() && writing.is_none() {
             break;
@@ -47,10 +45,9 @@ pub(super) async fn store(plan: Plan, source: &mut Source) -> Result<(), HttpErr
         tokio::select! {
             // In this order: the writing begins when it is looked at first.
             biased;
-            (target, outcome) = done(&mut writing), if writing.is_some() => {
+            written = done(&mut writing), if writing.is_some() => {
                 writing = None;
-                outcome?;
-                resting = Some(target);
+                resting = Some(written?);
             }
             chunk = source.next(), if end.is_none() && collected < MAX_BATCH => match chunk {
                 Some(Ok(bytes)) => {
@@ -62,16 +59,16 @@ pub(super) async fn store(plan: Plan, source: &mut Source) -> Result<(), HttpErr
             },
         }
     }
-    if let Some(Err(error)) = end {
-        return Err(HttpError::bad_request(error.to_string()));
-    }
-    match resting {
-        Some(target) => blocking(move || target.finish()).await,
-        None => Ok(()),
-    }
+    let outcome = end.unwrap_or(Ok(()));
+    blocking(move || match (outcome, resting) {
+        (Ok(()), Some(target)) => target.finish(),
+        (Ok(()), None) => Ok(()),
+        (Err(error), _) => Err(HttpError::bad_request(error.to_string())),
+    })
+    .await
 }
 
-async fn done(writing: &mut Option<Writing>) -> (Target, Result<(), HttpError>) {
+async fn done(writing: &mut Option<Writing>) -> Result<Target, HttpError> {
     match writing {
         Some(writing) => writing.await,
         None => std::future::pending().await,

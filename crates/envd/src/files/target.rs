@@ -8,14 +8,20 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use http::StatusCode;
-use rustix::fs::OFlags;
+use rustix::fs::{FallocateFlags, OFlags};
 use rustix::io::Errno;
 
 use crate::error::HttpError;
 use crate::filesystem::{Owner, ensure_dirs, replace_metadata};
 
+/// Files of at least this many bytes have their room reserved before they are written.
+const RESERVED: u64 = 1 << 20;
+
 /// Unit of `st_blocks`, in bytes (inode(7)).
 const BLOCK: u64 = 512;
+
+/// Magic number of tmpfs (statfs(2)).
+const TMPFS: rustix::fs::FsWord = 0x0102_1994;
 
 /// What is to be written where.
 #[derive(Debug, Clone)]
@@ -38,6 +44,8 @@ pub(super) struct Target {
     plan: Plan,
     /// Bytes handed to the kernel, or tried to.
     attempted: u64,
+    /// Whether there may be room reserved beyond the end of the file.
+    reserved: bool,
 }
 
 impl Target {
@@ -84,7 +92,25 @@ impl Target {
         if existing.is_some() {
             file.set_len(0).map_err(|error| failure("empty", path, &error))?;
         }
-        Ok(Self { file, plan, attempted: 0 })
+        let mut target = Self { file, plan, attempted: 0, reserved: false };
+        target.reserve()?;
+        Ok(target)
+    }
+
+    /// Takes the room for all of a large file at once, where the file system can do that: finding a place for each page
+    /// is a good part of the work of writing.
+    fn reserve(&mut self) -> Result<(), HttpError> {
+        let Some(length) = self.plan.announced.filter(|length| *length >= RESERVED) else { return Ok(()) };
+        // Memory takes its room by being cleared, which would be done twice then.
+        if rustix::fs::fstatfs(&self.file).is_ok_and(|status| status.f_type == TMPFS) {
+            return Ok(());
+        }
+        self.reserved = true;
+        match rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, 0, length) {
+            Err(Errno::NOSPC | Errno::DQUOT) => Err(no_space(length)),
+            // Where it cannot be reserved, it is found on the way.
+            _ => Ok(()),
+        }
     }
 
     /// Writes all of it.
@@ -107,13 +133,27 @@ impl Target {
     /// # Errors
     ///
     /// 507 when there is no room for the metadata, 500 for everything else.
-    pub(super) fn finish(self) -> Result<(), HttpError> {
+    pub(super) fn finish(mut self) -> Result<(), HttpError> {
+        // All that was announced has come, or else the request would have failed.
+        self.reserved = false;
         replace_metadata(&self.file, &self.plan.metadata).map_err(|error| {
             match error.raw_os_error().map(Errno::from_raw_os_error) {
                 Some(Errno::NOSPC | Errno::DQUOT) => no_room("not enough disk space available for metadata"),
                 _ => failure("attach metadata to", &self.plan.path, &error),
             }
         })
+    }
+}
+
+impl Drop for Target {
+    /// Gives back what was reserved for bytes that did not come.
+    fn drop(&mut self) {
+        if self.reserved
+            && let Ok(metadata) = self.file.metadata()
+        {
+            // Nobody is left to hear of a failure.
+            let _ = self.file.set_len(metadata.len());
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use super::access::Access;
 use super::form::Form;
+use super::memory::LargeTransfer;
 use super::metadata;
 use super::signature::Operation;
 use super::source::{Source, source};
@@ -66,6 +67,7 @@ async fn answer(envd: Arc<Envd>, request: Request) -> Response {
         Ok(upload) => upload,
         Err(refused) => return refused.into_response(),
     };
+    let _large = LargeTransfer::begin(upload.length);
     match upload.receive().await {
         Ok(written) => Json(written).into_response(),
         Err(error) => {

@@ -296,15 +296,21 @@ pub fn encode(text: &str) -> String {
         .collect()
 }
 
-/// Bytes without a pattern that would make a mistake go unnoticed.
+/// Bytes without a pattern that would make a mistake go unnoticed: noise, with a number in each block of it.
 pub fn noise(length: usize) -> Vec<u8> {
+    const BLOCK: usize = 8 << 10;
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut bytes = Vec::with_capacity(length + 8);
-    while bytes.len() < length {
+    let mut block = Vec::with_capacity(BLOCK);
+    while block.len() < BLOCK {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        bytes.extend_from_slice(&state.to_le_bytes());
+        block.extend_from_slice(&state.to_le_bytes());
+    }
+    let mut bytes = Vec::with_capacity(length + BLOCK);
+    while bytes.len() < length {
+        block[..8].copy_from_slice(&(bytes.len() as u64).to_be_bytes());
+        bytes.extend_from_slice(&block);
     }
     bytes.truncate(length);
     bytes

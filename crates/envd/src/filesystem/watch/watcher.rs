@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use sys::readable::readable;
 use tokio::io::unix::AsyncFd;
 
 use super::event::{Change, Event};
@@ -67,12 +68,7 @@ impl Watcher {
             Tree::new(path, options.recursive).map_err(FsError::from)
         })
         .await?;
-        #[expect(
-            deprecated,
-            reason = "its replacement is unsafe because of types that change or close their descriptor; this is a shared \
-                      OwnedFd, which does neither"
-        )]
-        let readable = AsyncFd::with_interest(tree.descriptor(), tokio::io::Interest::READABLE)
+        let readable = readable(tree.descriptor())
             .map_err(|error| FsError::Internal(format!("cannot wait for changes: {error}")))?;
         Ok(Self {
             root,
