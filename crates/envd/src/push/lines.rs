@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use memchr::{memchr, memchr_iter, memrchr};
 use model::{LogEntry, LogLevel, LogSource};
 
 use super::LogQueue;
@@ -43,7 +44,7 @@ impl LineLog {
         if !self.queue.is_enabled() {
             return;
         }
-        while let Some(end) = data.iter().position(|byte| *byte == b'\n') {
+        while let Some(end) = memchr(b'\n', data) {
             if self.queue.is_full() {
                 // No need to make lines that would be dropped; but where the last one begins matters.
                 return self.drop_lines(data);
@@ -63,11 +64,11 @@ impl LineLog {
     }
 
     fn drop_lines(&mut self, data: &[u8]) {
-        let lines = data.iter().filter(|byte| **byte == b'\n').count();
+        let lines = memchr_iter(b'\n', data).count();
         self.queue.count_dropped(lines as u64);
         self.partial.clear();
         self.skipping = false;
-        let last = data.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        let last = memrchr(b'\n', data).map_or(0, |end| end + 1);
         self.extend(&data[last..]);
     }
 
