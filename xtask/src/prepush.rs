@@ -94,7 +94,13 @@ fn licences() -> Outcome {
 }
 
 fn cargo_tests() -> Outcome {
-    show(build::cargo().args(["test", "--quiet", "--workspace", "--no-fail-fast"]))
+    show(
+        build::cargo()
+            .args(["test", "--quiet", "--workspace", "--no-fail-fast"])
+            // One Debian for these and the end-to-end tests.
+            .env("COLDFRAME_E2E_STATE", e2e_state())
+            .env("COLDFRAME_TEST_CACHE", paths::cache().join("tests")),
+    )
 }
 
 /// The official SDKs and CLI against a server of the tests' own.
@@ -109,10 +115,15 @@ fn end_to_end() -> Outcome {
             .args(["-m", "pytest", "-q", "-n", E2E_WORKERS, "--dist", "loadfile"])
             .current_dir(&e2e)
             .env("COLDFRAME_BIN", paths::coldframe())
-            .env("COLDFRAME_E2E_STATE", paths::cache().join("e2e-state"))
+            .env("COLDFRAME_E2E_STATE", e2e_state())
             .env("COLDFRAME_E2E_NPM", npm)
             .env("PATH", format!("{}:{path}", node.display())),
     )
+}
+
+/// The state directory whose base template every test starts from.
+fn e2e_state() -> PathBuf {
+    paths::cache().join("e2e-state")
 }
 
 /// A virtual environment with the newest SDK and what drives the tests; its Python.
@@ -183,7 +194,7 @@ fn kvm_box() -> Outcome {
             .arg(paths::repository().join("tests/kvm_box/box.py"))
             .arg("run")
             .arg(paths::cache().join("kvm-box"))
-            .arg(paths::cache().join("e2e-state"))
+            .arg(e2e_state())
             .arg(paths::coldframe()),
     )
 }

@@ -1,7 +1,8 @@
 //! The base template, really made, and really booted.
 //!
-//! Debian and the kernel are kept in a cache between runs (`COLDFRAME_TEST_CACHE`, or `/var/cache/coldframe-test`), the
-//! guest's programs are made when `COLDFRAME_GUEST_DIR` does not name them.
+//! Debian and the kernel are kept between runs, in the state directory that the end-to-end tests use too
+//! (`COLDFRAME_E2E_STATE`, or `/var/cache/coldframe/e2e-state`); the guest's programs are built when
+//! `COLDFRAME_GUEST_DIR` does not name them.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -60,8 +61,7 @@ fn build_guest() -> PathBuf {
 }
 
 fn cache() -> PathBuf {
-    let root = std::env::var_os("COLDFRAME_TEST_CACHE").unwrap_or_else(|| "/var/cache/coldframe-test".into());
-    PathBuf::from(root).join("template")
+    std::env::var_os("COLDFRAME_E2E_STATE").unwrap_or_else(|| "/var/cache/coldframe/e2e-state".into()).into()
 }
 
 fn base() -> &'static Build {
@@ -234,7 +234,13 @@ fn changed_guest_programs_cost_a_new_initramfs_and_nothing_else() {
         link_tree(&cache().join(dir), &state.path().join(dir));
     }
     let changed = GuestBinaries { init: b"another", envd: &guest().envd };
-    let build = template::ensure_base(&dirs, &changed, &BaseOptions::default(), &LogProgress).unwrap();
+    let make = || template::ensure_base(&dirs, &changed, &BaseOptions::default(), &LogProgress).unwrap();
+    // Of two at once, one makes it and the other finds it.
+    let (build, same) = std::thread::scope(|scope| {
+        let other = scope.spawn(make);
+        (make(), other.join().unwrap())
+    });
+    assert_eq!(build.id, same.id);
     assert_ne!(build.id, first.id);
     assert_ne!(build.initrd.file_name(), first.initrd.file_name());
     assert_eq!(build.kernel.file_name(), first.kernel.file_name());
