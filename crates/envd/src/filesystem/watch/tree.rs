@@ -8,8 +8,9 @@
 //! has run empty there is nothing left to remember.
 //!
 //! A directory that is renamed inside the tree keeps its watches: the two halves of a rename carry the same number, and
-//! the paths of the watches are rewritten. One that leaves the tree is not heard of again, which the kernel cannot tell
-//! us; when the second half does not come, its watches are removed.
+//! the paths of the watches are rewritten. It is read once more then, because what we were told about it before named
+//! paths that did not exist any more when we looked. One that leaves the tree is not heard of again, which the kernel
+//! cannot tell us; when the second half does not come, its watches are removed.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
@@ -80,6 +81,17 @@ pub(super) enum Rest {
     Maybe,
 }
 
+/// Whose contents are told as created when directories are adopted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Announce {
+    /// Nobody's: the client asks for changes from now on.
+    Nothing,
+    /// Those of directories that were not watched until now.
+    Unwatched,
+    /// All.
+    Everything,
+}
+
 /// A directory that was moved away, perhaps to another place in the tree.
 #[derive(Debug)]
 struct Departed {
@@ -96,6 +108,8 @@ pub(super) struct Tree {
     /// Paths relative to the root, by watch.
     directories: HashMap<i32, PathBuf>,
     announced: HashSet<(i32, OsString)>,
+    /// Watches whose paths were looked up while the queue was not empty: they are newer than what the queue says.
+    placed: HashSet<i32>,
     departed: Vec<Departed>,
 }
 
@@ -114,6 +128,7 @@ impl Tree {
             recursive,
             directories: HashMap::new(),
             announced: HashSet::new(),
+            placed: HashSet::new(),
             departed: Vec::new(),
         };
         let watch = add_watch(&tree.inotify, &tree.root, WATCHED | WatchFlags::ONLYDIR)
@@ -121,7 +136,7 @@ impl Tree {
         tree.directories.insert(watch, PathBuf::new());
         if recursive {
             let below = tree.subdirectories(Path::new(""));
-            tree.adopt(below, None)?;
+            tree.adopt(below, Announce::Nothing, &mut Vec::new())?;
         }
         Ok(tree)
     }
@@ -153,6 +168,7 @@ impl Tree {
                 Err(Errno::AGAIN) if !self.departed.is_empty() && second_half_is_coming(&inotify) => {}
                 Err(Errno::AGAIN) => {
                     self.announced.clear();
+                    self.placed.clear();
                     self.forget_departed();
                     return Ok(Rest::Nothing);
                 }
@@ -206,18 +222,20 @@ impl Tree {
         {
             let departed = self.departed.swap_remove(index);
             self.rewrite(&departed.path, &path);
+            self.adopt(vec![path], Announce::Unwatched, out)?;
         } else if appears && !known {
-            self.adopt(vec![path], Some(out))?;
+            self.adopt(vec![path], Announce::Everything, out)?;
         }
         Ok(())
     }
 
-    /// Watches directories and everything below them. With `out`, what is found in them is announced as created.
-    /// Those that vanish meanwhile, or turn out to be no directories, are left out.
+    /// Watches directories and everything below them, and tells what is in them. Those that vanish meanwhile, or turn out
+    /// to be no directories, are left out.
     fn adopt(
         &mut self,
         mut pending: Vec<PathBuf>,
-        mut out: Option<&mut Vec<PathChange>>,
+        announce: Announce,
+        out: &mut Vec<PathChange>,
     ) -> Result<(), WatchError> {
         while let Some(directory) = pending.pop() {
             let absolute = self.root.join(&directory);
@@ -227,20 +245,20 @@ impl Tree {
                 Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG) => continue,
                 Err(error) => return Err(WatchError::of(&absolute, &error.into())),
             };
-            self.directories.insert(watch, directory.clone());
-            match &mut out {
-                None => pending.extend(self.subdirectories(&directory)),
-                Some(out) => {
-                    for (name, is_directory) in entries(&absolute) {
-                        let path = directory.join(&name);
-                        if is_directory {
-                            pending.push(path.clone());
-                        }
-                        // What has been announced and is still here needs no second announcement.
-                        if self.announced.insert((watch, name)) {
-                            out.push((path, Change::Create));
-                        }
-                    }
+            self.placed.insert(watch);
+            let was_watched = self.directories.insert(watch, directory.clone()).is_some();
+            if announce == Announce::Nothing || (announce == Announce::Unwatched && was_watched) {
+                pending.extend(self.subdirectories(&directory));
+                continue;
+            }
+            for (name, is_directory) in entries(&absolute) {
+                let path = directory.join(&name);
+                if is_directory {
+                    pending.push(path.clone());
+                }
+                // What has been announced and is still here needs no second announcement.
+                if self.announced.insert((watch, name)) {
+                    out.push((path, Change::Create));
                 }
             }
         }
@@ -254,10 +272,13 @@ impl Tree {
             .collect()
     }
 
-    /// Gives the watches below one path another path.
+    /// Gives the watches below one path another path. Two directories that change places are both below one path for a
+    /// moment; what has been placed already stays.
     fn rewrite(&mut self, from: &Path, to: &Path) {
-        for path in self.directories.values_mut() {
-            if let Ok(below) = path.strip_prefix(from) {
+        for (watch, path) in &mut self.directories {
+            if !self.placed.contains(watch)
+                && let Ok(below) = path.strip_prefix(from)
+            {
                 *path = if below.as_os_str().is_empty() { to.to_owned() } else { to.join(below) };
             }
         }
@@ -301,3 +322,6 @@ fn second_half_is_coming(inotify: &OwnedFd) -> bool {
     let mut descriptors = [PollFd::new(inotify, PollFlags::IN)];
     poll(&mut descriptors, Some(&RENAME_GRACE)).is_ok_and(|ready| ready > 0)
 }
+
+#[cfg(test)]
+mod tests;
