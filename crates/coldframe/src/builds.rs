@@ -55,7 +55,8 @@ pub(crate) async fn accelerator(
 
 /// A VMM has a user of its own and the group of `/dev/kvm`; the probe, which is ours, may do more than it.
 fn check_kvm_group() -> Result<(), String> {
-    let mode = std::fs::metadata("/dev/kvm").map_err(|error| format!("/dev/kvm: {error}"))?.permissions().mode();
+    let mode =
+        std::fs::metadata("/dev/kvm").map_err(|error| format!("/dev/kvm: {error}"))?.permissions().mode();
     if mode & 0o060 == 0o060 {
         return Ok(());
     }

@@ -213,7 +213,10 @@ async fn by_start_and_by_template() {
     }
     // "At or after", say the clients' documents.
     let same = record.spec.started_at;
-    assert_eq!(ids(&scene.client().get(&format!("/v2/sandboxes?startedAfter={same}")).await), [new.clone()]);
+    assert_eq!(
+        ids(&scene.client().get(&format!("/v2/sandboxes?startedAfter={same}")).await),
+        std::slice::from_ref(&new)
+    );
 
     let other = template(Some(&scene.team), "other");
     scene.catalog.put_template(&other).await.unwrap();
