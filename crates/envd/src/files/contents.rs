@@ -17,7 +17,7 @@ use http_body::{Body, Frame, SizeHint};
 use rustix::io::Errno;
 use tokio::task::JoinHandle;
 
-use super::memory::LargeTransfer;
+use super::memory::{self, Transfer};
 
 /// Bytes read at once. Large enough that changing threads costs nothing, small enough for the processor's cache.
 pub(super) const PIECE: usize = 256 << 10;
@@ -195,7 +195,7 @@ pub(super) struct PiecesBody<P> {
     state: State<P>,
     /// Bytes to come, when known.
     left: Option<u64>,
-    _large: Option<LargeTransfer>,
+    _transfer: Transfer,
 }
 
 #[derive(Debug)]
@@ -209,15 +209,14 @@ impl PiecesBody<Reading> {
     /// A body of known or unknown length.
     pub(super) fn plain(reading: Reading) -> Self {
         let left = reading.length();
-        Self { left, _large: LargeTransfer::begin(left), state: State::Resting(reading) }
+        Self { left, _transfer: Transfer::begin(), state: State::Resting(reading) }
     }
 }
 
 impl PiecesBody<Compressed> {
     /// A body of unknown length.
     pub(super) fn compressed(reading: Reading) -> Self {
-        let large = LargeTransfer::begin(reading.length());
-        Self { left: None, _large: large, state: State::Resting(Compressed::new(reading)) }
+        Self { left: None, _transfer: Transfer::begin(), state: State::Resting(Compressed::new(reading)) }
     }
 }
 
@@ -241,6 +240,7 @@ impl<P: Pieces + Unpin> Body for PiecesBody<P> {
                     }
                     let (pieces, outcome) = ready!(polled).map_err(io::Error::other)?;
                     let Some(piece) = outcome? else { return Poll::Ready(None) };
+                    memory::passed(piece.len());
                     this.left = this.left.map(|left| left.saturating_sub(piece.len() as u64));
                     if this.left != Some(0) {
                         this.state = State::Working(work(pieces));

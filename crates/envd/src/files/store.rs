@@ -8,6 +8,7 @@ use std::pin::Pin;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 
+use super::memory;
 use super::source::{Source, SourceError};
 use super::target::{Plan, Target};
 use crate::error::HttpError;
@@ -35,7 +36,7 @@ pub(super) async fn store(plan: Plan, source: &mut Source) -> Result<(), HttpErr
             && let Some(mut target) = resting.take()
         {
             let batch = std::mem::take(&mut batch);
-            collected = 0;
+            memory::passed(std::mem::take(&mut collected));
             // A target that fails is let go of over there: that, too, may have to wait for the disk.
             writing = Some(Box::pin(blocking(move || target.write(&batch).map(|()| target))));
         }

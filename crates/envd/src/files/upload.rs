@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use super::access::Access;
 use super::form::Form;
-use super::memory::LargeTransfer;
+use super::memory::Transfer;
 use super::metadata;
 use super::signature::Operation;
 use super::source::{Source, source};
@@ -67,7 +67,7 @@ async fn answer(envd: Arc<Envd>, request: Request) -> Response {
         Ok(upload) => upload,
         Err(refused) => return refused.into_response(),
     };
-    let _large = LargeTransfer::begin(upload.length);
+    let _transfer = Transfer::begin();
     match upload.receive().await {
         Ok(written) => Json(written).into_response(),
         Err(error) => {

@@ -1,7 +1,7 @@
 //! Making, moving and removing.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::ensure::ensure_dirs;
 use super::entry::Entry;
@@ -59,6 +59,8 @@ pub(crate) fn rename(source: &Path, destination: &Path, owner: Owner) -> Result<
 ///
 /// When the kernel refuses, or when asked to remove everything there is.
 pub(crate) fn remove(path: &Path) -> Result<(), FsError> {
+    // With a slash at its end, a link would stand for the directory it leads to.
+    let path: &Path = &path.components().collect::<PathBuf>();
     let outcome = match std::fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_dir() => {
             // The only file system there is: nobody means this, and nothing would run afterwards.
