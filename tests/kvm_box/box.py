@@ -12,6 +12,7 @@ what it wrote.
 """
 
 import hashlib
+import inspect
 import json
 import os
 import pathlib
@@ -28,8 +29,6 @@ PACKAGES = [
     "ca-certificates", "procps", "util-linux",
 ]
 MEMORY_MIB = 3072
-# What is frozen with the machine: the box is made anew when any of it changes.
-INPUTS = [HERE / "box.py", HERE / "box-init", HERE / "smoke.py"]
 BOOT_PATIENCE = 180
 SMOKE_PATIENCE = 900
 
@@ -143,9 +142,10 @@ def tsc_khz():
 
 
 def box_of(cache):
-    digest = hashlib.sha256()
-    for path in INPUTS:
-        digest.update(path.read_bytes())
+    # What is frozen with the machine: the box is made anew when any of it changes.
+    digest = hashlib.sha256((HERE / "box-init").read_bytes())
+    for frozen in (make, Machine.__init__):
+        digest.update(inspect.getsource(frozen).encode())
     digest.update(run("qemu-system-x86_64", "--version").encode())
     digest.update(" ".join(PACKAGES).encode())
     # The saved state holds the processor's frequency: another host needs another box.
@@ -170,7 +170,6 @@ def make(cache):
     )
     run(sys.executable, "-m", "pip", "install", "-q", "--target", f"{root}/opt/e2b", "e2b")
     shutil.copy(HERE / "box-init", root / "box-init")
-    shutil.copy(HERE / "smoke.py", root / "opt/smoke.py")
     os.chmod(root / "box-init", 0o755)
     for name, target in (("vmlinuz", "vmlinuz"), ("initrd.img", "initrd")):
         shutil.copy(sorted(root.glob(f"boot/{name}-*"))[-1], work / target)
@@ -209,6 +208,7 @@ def smoke(cache, state, binary):
         tree = pathlib.Path(work, "tree")
         tree.mkdir()
         shutil.copy(binary, tree / "coldframe")
+        shutil.copy(HERE / "smoke.py", tree / "smoke.py")
         (tree / "state").mkdir()
         for part in ("kernels", "builds"):
             run("cp", "-a", "--sparse=always", f"{state}/{part}", str(tree / "state" / part))
@@ -220,7 +220,7 @@ def smoke(cache, state, binary):
         try:
             machine.wait_running()
             machine.line.sendall(b"\n")
-            machine.line.sendall(b"python3 /opt/smoke.py; echo BOX-EXIT $?\n")
+            machine.line.sendall(b"mkdir -p /payload; mount /dev/vdb /payload; python3 /payload/smoke.py; echo BOX-EXIT $?\n")
             machine.wait_for(b"BOX-EXIT ", SMOKE_PATIENCE, echo=True)
             code = machine.wait_for(b"\n", 10).strip()
         finally:

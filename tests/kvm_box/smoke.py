@@ -6,8 +6,6 @@ import sys
 import time
 
 sys.path.insert(0, "/opt/e2b")
-os.makedirs("/payload", exist_ok=True)
-subprocess.check_call(["mount", "/dev/vdb", "/payload"])
 BINARY, STATE = "/payload/coldframe", "/payload/state"
 
 
@@ -27,7 +25,7 @@ def step(text):
     print(f"[{time.monotonic() - begun:6.1f} s] {text}", flush=True)
 
 
-coldframe("up", "--detach", "--accel", "kvm", "--slots", "2")
+coldframe("up", "--detach", "--accel", "kvm", "--slots", "2", "--ready-timeout", "240")
 step("the server answers")
 for line in coldframe("env", "--wait", "60").splitlines():
     name, _, value = line.removeprefix("export ").partition("=")
@@ -35,7 +33,11 @@ for line in coldframe("env", "--wait", "60").splitlines():
 
 from e2b import Sandbox  # noqa: E402
 
-sandbox = Sandbox.create(timeout=600, request_timeout=300)
+try:
+    sandbox = Sandbox.create(timeout=600, request_timeout=300)
+except Exception:
+    subprocess.call(["tail", "-n", "40", f"{STATE}/run/server.log"])
+    raise
 step(f"created {sandbox.sandbox_id}")
 command = open(f"/proc/{subprocess.check_output(['pgrep', '-f', 'qemu-system-x86_64'], text=True).split()[0]}/cmdline").read()
 assert "accel=kvm" in command, command

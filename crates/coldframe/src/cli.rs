@@ -84,6 +84,9 @@ pub(crate) struct Up {
     /// Network slots that are kept ready.
     #[arg(long, env = "COLDFRAME_SLOTS", default_value_t = 8, value_name = "N")]
     pub(crate) slots: usize,
+    /// How long a guest may take to boot.
+    #[arg(long, env = "COLDFRAME_READY_TIMEOUT", default_value_t = 50, value_name = "SECONDS")]
+    pub(crate) ready_timeout: u64,
     /// Name servers of the guests.
     #[arg(
         long,

@@ -96,10 +96,10 @@ pub(crate) fn config(options: &Up, state: &StateDir, accel: control::Accel) -> R
         Some(memory) => MiB(memory),
         None => MiB(host_memory()?.0 / 4 * 3),
     };
-    let (concurrent_starts, ready) = match accel {
+    let concurrent_starts = match accel {
         // A boot is one processor's work; translated, it is all of it.
-        control::Accel::Tcg => (cores.max(2), Duration::from_secs(60)),
-        control::Accel::Kvm => (cores * 2, Duration::from_secs(30)),
+        control::Accel::Tcg => cores.max(2),
+        control::Accel::Kvm => cores * 2,
     };
     Ok(NodeConfig {
         sandboxes: state.sandboxes(),
@@ -113,7 +113,7 @@ pub(crate) fn config(options: &Up, state: &StateDir, accel: control::Accel) -> R
         start_queue: START_QUEUE,
         start_patience: START_PATIENCE,
         slots_ahead: options.slots,
-        ready,
+        ready: Duration::from_secs(options.ready_timeout),
         init: Duration::from_secs(20),
     })
 }

@@ -20,7 +20,7 @@ use vmm::{Qemu, Vm};
 use crate::control_server::Control;
 use crate::guest::Guest;
 use crate::lifecycle::{Command, Lifecycle, Timing};
-use crate::log_store::LogStore;
+use crate::log_store::{self, LogStore};
 use crate::machine::Launched;
 use crate::metrics::Samples;
 use crate::{console, control_server, endpoint, machine, metrics};
@@ -29,6 +29,8 @@ use crate::{console, control_server, endpoint, machine, metrics};
 const COMMAND_QUEUE: usize = 64;
 /// How long a node may take to ask how it ended. One that listens already is told within microseconds.
 const GOODBYE: Duration = Duration::from_millis(500);
+/// Lines of the guest's log that are repeated when it did not start.
+const LAST_LINES: usize = 8;
 /// From handing the last event to the connection until it is in the socket.
 const FLUSH: Duration = Duration::from_millis(5);
 
@@ -136,12 +138,24 @@ async fn supervise(
         }
         None => false,
     };
+    if matches!(why, EndReason::StartFailed(_)) {
+        repeat_last_lines(&logs);
+    }
     tracing::info!(?why, "ended");
     ended.send_replace(Some(Event::Ended { why, forced }));
     if tokio::time::timeout(GOODBYE, told.cancelled()).await.is_ok() {
         tokio::time::sleep(FLUSH).await;
     }
     Ok(())
+}
+
+/// Repeats the end of the guest's console where the node looks for last words: it says how far the guest came, and is
+/// deleted with the sandbox.
+fn repeat_last_lines(logs: &LogStore) {
+    let newest = control::LogFilter { limit: Some(LAST_LINES), backward: true, ..Default::default() };
+    for entry in log_store::query(logs.dir(), &newest).unwrap_or_default().iter().rev() {
+        tracing::info!("{}: {}", entry.source.as_str(), entry.message);
+    }
 }
 
 /// The sandbox's life from the launch of its VMM until it has to end.
