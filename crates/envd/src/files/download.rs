@@ -16,6 +16,7 @@ use super::contents::{PiecesBody, Reading, Segment};
 use super::encoding::{Encoding, negotiate};
 use super::open::{Extent, Opened, open};
 use super::range::{Parts, parts};
+use super::sample::gets_smaller;
 use super::signature::Operation;
 use super::{content_type, date, disposition};
 use crate::error::HttpError;
@@ -38,11 +39,26 @@ async fn answer(envd: &Envd, request: &http::request::Parts) -> Result<Response,
         let path = Arc::clone(&path);
         blocking(move || open(&path)).await?
     };
-    let accept = request.headers.get_all(header::ACCEPT_ENCODING);
-    let accept = accept.iter().filter_map(|value| value.to_str().ok());
-    let encoding = negotiate(accept, needs_plain(&request.headers)).map_err(|_| {
+    let wanted = |plain| {
+        let accept = request.headers.get_all(header::ACCEPT_ENCODING);
+        negotiate(accept.iter().filter_map(|value| value.to_str().ok()), plain)
+    };
+    let mut encoding = wanted(needs_plain(&request.headers)).map_err(|_| {
         HttpError::new(StatusCode::NOT_ACCEPTABLE, "no acceptable encoding: there are identity and gzip")
     })?;
+    let opened = if encoding == Encoding::Gzip && wanted(true).is_ok() {
+        let (opened, smaller) = blocking(move || {
+            let smaller = gets_smaller(&opened);
+            (opened, smaller)
+        })
+        .await;
+        if !smaller {
+            encoding = Encoding::Identity;
+        }
+        opened
+    } else {
+        opened
+    };
     let head = request.method == Method::HEAD;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let mut response = contents(&path, opened, encoding, &request.headers, head);

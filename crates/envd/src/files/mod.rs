@@ -22,6 +22,7 @@ mod memory;
 mod metadata;
 mod open;
 mod range;
+mod sample;
 mod signature;
 mod source;
 mod store;

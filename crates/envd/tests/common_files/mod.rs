@@ -298,10 +298,10 @@ pub fn encode(text: &str) -> String {
 
 /// Bytes without a pattern that would make a mistake go unnoticed: noise, with a number in each block of it.
 pub fn noise(length: usize) -> Vec<u8> {
-    const BLOCK: usize = 8 << 10;
+    const BLOCK: usize = 1 << 20;
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut block = Vec::with_capacity(BLOCK);
-    while block.len() < BLOCK {
+    while block.len() < BLOCK.min(length + 8) {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
