@@ -22,7 +22,8 @@ NODE_MAJOR = 20
 
 
 def _instances() -> Path:
-    return state_root().parent / "e2e"
+    """Where the state directories of this run's instances are; short, because sockets are below it."""
+    return state_root().with_name(f"{state_root().name}.d")
 
 
 def _run_id(config: pytest.Config) -> str:

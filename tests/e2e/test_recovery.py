@@ -27,6 +27,13 @@ def own(instance: Callable[[str], Server]) -> Server:
     return instance("rec")
 
 
+@pytest.fixture(autouse=True)
+def serving(own: Server) -> None:
+    """A test that failed may have left the instance without a server."""
+    if not (own.state / "run" / "server.json").exists() or not is_alive(own.server_pid()):
+        own.up()
+
+
 @pytest.fixture(scope="module")
 def empty(own: Server) -> dict[str, object]:
     """The census of the instance before it ever had a sandbox, but after it filled its pools."""
@@ -167,8 +174,14 @@ def test_killed_while_a_sandbox_starts(own: Server, empty):
         with pytest.raises(Exception):
             create.result()
     own.up()
-    for item in Sandbox.list(**own.sdk()).next_items():
-        sbx = Sandbox.connect(item.sandbox_id, **own.sdk())
+
+    def listed() -> set[str]:
+        return {item.sandbox_id for item in Sandbox.list(**own.sdk()).next_items()}
+
+    root = own.state / "run" / "sandboxes"
+    wait_until(lambda: {path.name for path in root.iterdir()} == listed(), 60, "the start to be finished or undone")
+    for sandbox in listed():
+        sbx = Sandbox.connect(sandbox, **own.sdk())
         assert sbx.commands.run("echo whole").stdout == "whole\n"
         sbx.kill()
     back_to(own, empty)

@@ -20,18 +20,24 @@ def census(server: Server, server_fds: bool = True) -> dict[str, object]:
     counted: dict[str, object] = {
         "processes": _processes(server),
         "cgroups": _cgroups(server),
-        "namespaces": _namespaces(server),
-        "links": _links(server),
-        "mounts": _mounts(server),
+        "namespaces": _without_numbers(server, _namespaces(server)),
+        "links": _without_numbers(server, _links(server)),
+        "mounts": _without_numbers(server, _mounts(server)),
         "sockets": _unix_sockets(server),
         "files": _files(server),
         "firewall": _firewall(server),
-        "routes": _routes(server),
+        "routes": _without_numbers(server, _routes(server)),
         "shared memory": sorted(name for name in os.listdir("/dev/shm") if "coldframe" in name),
     }
     if server_fds:
         counted["server descriptors"] = _descriptors(server.server_pid())
     return counted
+
+
+def _without_numbers(server: Server, names: list[str]) -> list[str]:
+    """Slots are interchangeable: which numbers are in use does not matter, how many does."""
+    slots = (re.sub(rf"cf{server.tag}-\d+", f"cf{server.tag}-*", name) for name in names)
+    return sorted(re.sub(r"\b10(\.\d+){3}\b", "10.*", name) for name in slots)
 
 
 def difference(before: dict[str, object], after: dict[str, object]) -> dict[str, object]:

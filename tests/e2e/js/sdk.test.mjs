@@ -243,7 +243,7 @@ test('the end', async () => {
   assert.equal(await other.kill(), false)
   assert.equal(await other.isRunning(), false)
   await assert.rejects(other.getInfo(), SandboxNotFoundError)
-  await assert.rejects(other.commands.run('true'), TimeoutError)
+  await assert.rejects(other.commands.run('true'), SandboxNotFoundError)
 })
 
 test('an unknown template', async () => {
