@@ -219,7 +219,7 @@ impl World {
             format!(
                 "links {links:?}, namespaces {names:?}, mounts {mounts}, tables {}, routes {}",
                 run("nft", "list tables"),
-                run("ip", "route show table all")
+                run("ip", "-4 route show table all")
             )
         })
     }
