@@ -39,7 +39,8 @@ except Exception:
     subprocess.call(["tail", "-n", "40", f"{STATE}/run/server.log"])
     raise
 step(f"created {sandbox.sandbox_id}")
-command = open(f"/proc/{subprocess.check_output(['pgrep', '-f', 'qemu-system-x86_64'], text=True).split()[0]}/cmdline").read()
+pid = subprocess.check_output(["pgrep", "-f", "qemu-system-x86_64"], text=True).split()[0]
+command = open(f"/proc/{pid}/cmdline").read().replace("\0", " ")
 assert "-accel kvm" in command, command
 answer = sandbox.commands.run("uname -s; id -un; echo $((6*7))", timeout=120, request_timeout=120)
 assert answer.stdout.split() == ["Linux", "user", "42"], answer
