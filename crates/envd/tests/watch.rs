@@ -106,10 +106,16 @@ fn entries_come_with_changes_when_asked_for() {
     std::fs::write(server.path("a"), "new").unwrap();
     std::fs::remove_file(server.path("b")).unwrap();
     let seen = events(&server, &id);
-    let with_entry: Vec<_> = seen.iter().map(|event| (change(event).1, event["entry"].is_object())).collect();
+    let with_entry: Vec<_> = seen
+        .iter()
+        .map(|event| (change(event), event["entry"].is_object()))
+        // Whether the new one was still there when it was looked at is a matter of luck.
+        .filter(|((name, kind), _)| (name.as_str(), kind.as_str()) != ("b", "CREATE"))
+        .collect();
     let expected =
-        [("RENAME", false), ("CREATE", false), ("CREATE", true), ("WRITE", true), ("REMOVE", false)];
-    assert_eq!(with_entry, expected.map(|(kind, entry)| (kind.to_owned(), entry)), "{seen:?}");
+        [("a", "RENAME", false), ("a", "CREATE", true), ("a", "WRITE", true), ("b", "REMOVE", false)]
+            .map(|(name, kind, entry)| ((name.to_owned(), kind.to_owned()), entry));
+    assert_eq!(with_entry, expected, "{seen:?}");
     // Without asking there are none.
     let plain = create(&server, &json!({"path": server.directory()}));
     std::fs::write(server.path("c"), "").unwrap();
@@ -238,10 +244,12 @@ fn a_watcher_that_nobody_asks_fails_instead_of_growing() {
     let server = Server::start();
     let id = create(&server, &json!({"path": server.directory()}));
     let other = create(&server, &json!({"path": server.directory()}));
-    for round in 0..20_000 {
-        std::fs::write(server.path("x"), "").unwrap();
-        std::fs::remove_file(server.path("x")).unwrap();
-        if round % 2000 == 0 {
+    std::fs::write(server.path("x"), "").unwrap();
+    for round in 0..9000 {
+        // Two changes each, the cheapest way.
+        std::fs::rename(server.path("x"), server.path("y")).unwrap();
+        std::fs::rename(server.path("y"), server.path("x")).unwrap();
+        if round % 1000 == 0 {
             // This one is asked in time.
             events(&server, &other);
         }

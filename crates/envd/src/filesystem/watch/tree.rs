@@ -34,8 +34,9 @@ const READ_BUFFER: usize = 64 << 10;
 /// Most changes reported by one call; the caller comes back for more.
 const MAX_CHANGES: usize = 8192;
 
-/// How long the second half of a rename may be behind the first. The kernel queues them one right after the other.
-const RENAME_GRACE: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
+/// How long the second half of a rename may be behind the first. The kernel queues them one right after the other, but
+/// whoever renames can lose the processor in between.
+const RENAME_GRACE: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 
 /// Why a directory cannot be watched, or not any longer.
 #[derive(Debug, Clone, Error)]
