@@ -98,8 +98,9 @@ fn entries_come_with_changes_when_asked_for() {
     let id = create(&server, &json!({"path": server.directory(), "includeEntry": true}));
     std::fs::write(server.path("a"), "12345").unwrap();
     let seen = events(&server, &id);
-    assert_eq!(change(&seen[0]), ("a".to_owned(), "CREATE".to_owned()));
-    let entry = &seen[0]["entry"];
+    let written = seen.last().unwrap();
+    assert_eq!(change(written), ("a".to_owned(), "WRITE".to_owned()));
+    let entry = &written["entry"];
     assert_eq!((&entry["path"], &entry["size"]), (&json!(server.text("a")), &json!("5")), "{entry}");
     // The old name of what was moved, and what was removed, have no entry, even if there is another one of that name.
     std::fs::rename(server.path("a"), server.path("b")).unwrap();
