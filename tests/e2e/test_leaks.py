@@ -108,7 +108,7 @@ def test_ten_at_once_leave_nothing(own: Server):
 
 def test_nothing_had_to_be_removed_by_force(own: Server):
     """The metric counts control groups that were still busy when their sandbox ended."""
-    text = own.api(None).get("/metrics").text
+    text = own.api().get("/metrics").text
     forced = [line for line in text.splitlines() if "forced" in line and not line.startswith("#")]
     assert forced, "the server does not count forced removals"
     assert all(float(line.split()[-1]) == 0 for line in forced), forced
