@@ -37,6 +37,7 @@ def test_an_idle_server_is_small(instance: Callable[[str], Server]):
     assert resident(pid) <= 30 * MIB
 
 
-def test_a_supervisor_is_small(server: Server, sandbox: Sandbox):
+def test_a_supervisor_is_small(server: Server, create: Callable[..., Sandbox]):
+    sandbox = create()
     assert sandbox.commands.run("true").exit_code == 0
     assert resident(supervisor_of(server, sandbox.sandbox_id)) <= 10 * MIB
