@@ -61,6 +61,8 @@ fn host(what: &'static str) -> impl FnOnce(std::io::Error) -> SupervisorError {
 pub fn run(dir: &Path) -> Result<(), SupervisorError> {
     // First: it measures the processor's clock from now on.
     let driver = Qemu::new();
+    // There is a supervisor for every sandbox: what its threads free, each of them can use.
+    sys::heap::share_between_threads();
     let control =
         UnixListener::from(take_fd(CONTROL_FD).map_err(host("taking the inherited control socket"))?);
     let netns = take_fd(NETNS_FD).map_err(host("taking the inherited network namespace"))?;
