@@ -31,7 +31,7 @@ pub struct BaseOptions {
 impl Default for BaseOptions {
     fn default() -> Self {
         // One processor: with two, about one boot in 150 hung on a busy host without hardware virtualization, after the
-        // kernel had started the second. That one processor avoids it is not proven; nothing hung with one so far.
+        // kernel had started the second. That one processor avoids it is not proven.
         let shape = Shape { vcpus: VcpuCount(1), memory: MiB(512), disk: MiB(8192) };
         Self { shape, suite: "bookworm".to_owned() }
     }
