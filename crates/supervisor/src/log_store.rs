@@ -4,7 +4,7 @@
 //! guest keeps between one and two segments of its newest lines and never more.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -65,7 +65,7 @@ impl LogStore {
             level,
             source: LogSource::Supervisor,
             message: message.into(),
-            fields: std::collections::BTreeMap::default(),
+            fields: BTreeMap::default(),
         });
     }
 
@@ -105,11 +105,14 @@ impl Segment {
     }
 }
 
-/// The lines that the filter wants: the first ones of its direction, oldest first unless it asks backward. Reads both
-/// segments, a line at a time: memory is that of the answer.
+/// The lines that the filter wants: the first ones of its direction, in the order of their times, oldest first unless it
+/// asks backward. A guest's lines come in batches, so the order on disk is only nearly that of their times, and a client
+/// that pages by time would miss the late ones. Reads both segments, a line at a time: memory is that of the answer.
 pub(crate) fn query(dir: &Path, filter: &LogFilter) -> std::io::Result<Vec<LogEntry>> {
     let limit = filter.limit.unwrap_or(MAX_LINES).min(MAX_LINES);
-    let mut found = VecDeque::new();
+    // Lines of the same time stay in the order they came in.
+    let mut found = BTreeMap::new();
+    let mut count = 0_u64;
     // The newer one first: when it becomes the older one in between, it is here twice, and no line is missed.
     let newer = open(&dir.join(NEWER))?;
     let older = open(&dir.join(OLDER))?;
@@ -130,21 +133,14 @@ pub(crate) fn query(dir: &Path, filter: &LogFilter) -> std::io::Result<Vec<LogEn
             if !wanted(&entry, filter) {
                 continue;
             }
-            if found.len() == limit {
-                if !filter.backward {
-                    return Ok(found.into());
-                }
-                found.pop_front();
-            }
-            if limit > 0 {
-                found.push_back(entry);
+            found.insert((entry.timestamp, count), entry);
+            count += 1;
+            if found.len() > limit {
+                if filter.backward { found.pop_first() } else { found.pop_last() };
             }
         }
     }
-    if filter.backward {
-        found.make_contiguous().reverse();
-    }
-    Ok(found.into())
+    Ok(if filter.backward { found.into_values().rev().collect() } else { found.into_values().collect() })
 }
 
 fn open(path: &Path) -> std::io::Result<Option<File>> {
@@ -172,7 +168,7 @@ mod tests {
             level: LogLevel::Info,
             source: LogSource::Process,
             message: message.into(),
-            fields: std::collections::BTreeMap::default(),
+            fields: BTreeMap::default(),
         }
     }
 
@@ -193,6 +189,23 @@ mod tests {
         assert_eq!(texts(from), ["line 8", "line 9"]);
         assert_eq!(texts(LogFilter { search: Some("7".into()), ..Default::default() }), ["line 7"]);
         assert!(texts(LogFilter { level: Some(LogLevel::Error), ..Default::default() }).is_empty());
+    }
+
+    #[test]
+    fn late_lines_are_found_where_their_time_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = LogStore::create(dir.path()).unwrap();
+        for (second, message) in [(3, "c"), (1, "a"), (2, "b1"), (2, "b2"), (4, "d")] {
+            store.append(&entry(second, message));
+        }
+        let texts = |limit, backward| -> Vec<String> {
+            let filter = LogFilter { limit: Some(limit), backward, ..Default::default() };
+            query(dir.path(), &filter).unwrap().into_iter().map(|entry| entry.message).collect()
+        };
+        assert_eq!(texts(9, false), ["a", "b1", "b2", "c", "d"]);
+        assert_eq!(texts(2, false), ["a", "b1"]);
+        assert_eq!(texts(3, true), ["d", "c", "b2"]);
+        assert!(texts(0, false).is_empty());
     }
 
     #[test]
