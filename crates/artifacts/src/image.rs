@@ -1,0 +1,156 @@
+//! Reading an image.
+
+use build::{
+    Header, Located, MAX_HEADER_BYTES, ObjectKind, PAGE_BYTES, Pages, ReadError, Run, SUM_BYTES, Source,
+    checksum, data_object_bytes,
+};
+use model::BuildId;
+
+use crate::error::ArtifactError;
+use crate::store::{Object, Store, label, read_whole};
+
+/// [`PAGE_BYTES`] as a length in memory.
+const PAGE: usize = 4096;
+const SUM: usize = size_of::<u32>();
+
+/// An image of a published build. Opening it reads its header and the page checksums of its sources; pages are read when
+/// they are asked for, and each is verified. It keeps 4 bytes for every page that a source has, and one open file per
+/// source.
+pub struct Image {
+    header: Header,
+    sources: Vec<OpenSource>,
+}
+
+/// The data object of one of the header's sources.
+struct OpenSource {
+    object: Box<dyn Object>,
+    /// How it is called in errors.
+    label: String,
+    /// The checksums of its pages, little-endian as they are stored.
+    sums: Vec<u8>,
+}
+
+impl std::fmt::Debug for Image {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (kind, build, sources) = (self.header.kind(), self.header.build(), self.header.sources());
+        f.debug_struct("Image").field("kind", &kind).field("build", build).field("sources", &sources).finish()
+    }
+}
+
+impl Image {
+    /// Opens the memory or the disk of a build.
+    ///
+    /// # Errors
+    /// When its header, or the data object of one of its sources, is missing, damaged, cut off or of something else.
+    pub fn open(store: &dyn Store, build: &BuildId, kind: ObjectKind) -> Result<Self, ArtifactError> {
+        let object = || label(build, kind.header());
+        let bytes = read_whole(store, build, kind.header(), MAX_HEADER_BYTES)?;
+        let header =
+            Header::decode(&bytes).map_err(|source| ArtifactError::Format { object: object(), source })?;
+        if header.build() != build || header.kind() != kind {
+            return Err(ArtifactError::Wrong {
+                object: object(),
+                found: format!("a {} header of build {}", header.kind(), header.build()),
+                expected: format!("a {kind} header of build {build}"),
+            });
+        }
+        let sources = header
+            .sources()
+            .iter()
+            .map(|source| OpenSource::open(store, source, kind))
+            .collect::<Result<_, _>>()?;
+        Ok(Self { header, sources })
+    }
+
+    /// Where its pages are.
+    #[must_use]
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+}
+
+impl OpenSource {
+    fn open(store: &dyn Store, source: &Source, kind: ObjectKind) -> Result<Self, ArtifactError> {
+        let name = kind.data();
+        let label = label(&source.build, name);
+        let object = store.open(&source.build, name)?;
+        let (found, expected) = (object.len(), data_object_bytes(source.pages));
+        if found != expected {
+            return Err(ArtifactError::Length { object: label, found, expected });
+        }
+        // The object is as long as the header says, so this much is there.
+        let Ok(length) = usize::try_from(source.pages * SUM_BYTES) else {
+            return Err(ArtifactError::TooLarge { object: label, found, limit: usize::MAX as u64 });
+        };
+        let mut sums = vec![0; length];
+        let offset = source.pages * PAGE_BYTES;
+        object.read_exact_at(&mut sums, offset).map_err(ArtifactError::object("read", &label))?;
+        let (found, expected) = (checksum(&sums), source.sums_crc);
+        if found != expected {
+            return Err(ArtifactError::Damaged { object: label, offset, found, expected });
+        }
+        Ok(Self { object, label, sums })
+    }
+
+    /// Fills `buffer`, whole pages, from page `at` of the data object.
+    fn read(&self, at: u64, buffer: &mut [u8]) -> Result<(), ReadError> {
+        let offset = at * PAGE_BYTES;
+        let object = || self.label.clone();
+        self.object.read_exact_at(buffer, offset).map_err(|source| ReadError::Io {
+            object: object(),
+            offset,
+            source,
+        })?;
+        for (number, page) in (at..).zip(buffer.chunks(PAGE)) {
+            let found = checksum(page);
+            // A page without a checksum is none: the header's extents lie inside their sources.
+            let expected = self.sum(number).unwrap_or(!found);
+            if found != expected {
+                let offset = number * PAGE_BYTES;
+                return Err(ReadError::Damaged { object: object(), offset, found, expected });
+            }
+        }
+        Ok(())
+    }
+
+    fn sum(&self, page: u64) -> Option<u32> {
+        let start = usize::try_from(page).ok()?.checked_mul(SUM)?;
+        self.sums.get(start..)?.first_chunk().map(|bytes| u32::from_le_bytes(*bytes))
+    }
+}
+
+impl Pages for Image {
+    fn pages(&self) -> u64 {
+        self.header.pages()
+    }
+
+    fn run(&self, page: u64) -> Run {
+        match self.header.lookup(page) {
+            Located::Zero { pages } => Run::Zero(pages),
+            Located::Data { pages, .. } => Run::Data(pages),
+        }
+    }
+
+    fn read(&self, first: u64, mut buffer: &mut [u8]) -> Result<(), ReadError> {
+        let (mut page, pages) = (first, self.header.pages());
+        let end = first.saturating_add((buffer.len() / PAGE) as u64);
+        // A part of a page at the end would not be verified: it counts as outside.
+        if end > pages || !buffer.len().is_multiple_of(PAGE) {
+            return Err(ReadError::Outside { first, end, pages });
+        }
+        while !buffer.is_empty() {
+            let located = self.header.lookup(page);
+            let (Located::Zero { pages } | Located::Data { pages, .. }) = located;
+            let count = pages.min((buffer.len() / PAGE) as u64);
+            let (part, rest) =
+                buffer.split_at_mut(usize::try_from(count * PAGE_BYTES).unwrap_or(buffer.len()));
+            match located {
+                Located::Zero { .. } => part.fill(0),
+                Located::Data { source, at, .. } => self.sources[source].read(at, part)?,
+            }
+            page += count;
+            buffer = rest;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,27 @@
+//! Where builds live: the store, and what reads and writes builds in it.
+//!
+//! A build is made in a private directory ([`Staged`]), page by page ([`ImageWriter`]), and appears under its name
+//! complete and durable, or not at all. From then on it never changes. [`Image`] reads one lazily and verifies every page:
+//! what was lost is an error that names the object and the place, never zeros.
+//!
+//! How a build becomes durable: every file is synced, then the directory that names them, then it is renamed, then the
+//! store's directory is synced. Only after that is publication reported.
+#![forbid(unsafe_code)]
+
+mod durable;
+mod error;
+mod image;
+mod local;
+#[cfg(test)]
+mod power_cut;
+mod staged;
+mod store;
+mod writeback;
+mod writer;
+
+pub use error::ArtifactError;
+pub use image::Image;
+pub use local::LocalStore;
+pub use staged::Staged;
+pub use store::{MAX_BLOB_BYTES, Object, Store, load_blob, load_manifest};
+pub use writer::ImageWriter;
