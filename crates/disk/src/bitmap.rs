@@ -20,6 +20,15 @@ impl Bitmap {
         self.words[block / 64] |= 1 << (block % 64);
     }
 
+    /// The numbers of the bits that are set, ascending.
+    pub(crate) fn ones(&self) -> impl Iterator<Item = u64> + '_ {
+        self.words.iter().zip((0..).step_by(64)).flat_map(|(word, first): (&u64, u64)| {
+            let some = |word: u64| (word != 0).then_some(word);
+            std::iter::successors(some(*word), move |word| some(word & (word - 1)))
+                .map(move |word| first + u64::from(word.trailing_zeros()))
+        })
+    }
+
     pub(crate) fn count(&self) -> u64 {
         self.words.iter().map(|word| u64::from(word.count_ones())).sum()
     }
@@ -68,8 +77,10 @@ mod tests {
         }
         assert!(bitmap.get(127) && !bitmap.get(126));
         assert_eq!(bitmap.count(), 7);
+        let expected = blocks.map(|block| block as u64);
+        assert_eq!(bitmap.ones().collect::<Vec<_>>(), expected);
         let listed: Vec<u64> = DirtyBlocks::from(bitmap).collect();
-        assert_eq!(listed, blocks.map(|block| block as u64));
+        assert_eq!(listed, expected);
     }
 
     #[test]

@@ -12,18 +12,18 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use build::{PAGE_BYTES, Pages, ReadError};
 use rustix::fs::{FallocateFlags, fallocate};
 
-use crate::base::Base;
 use crate::bitmap::{Bitmap, DirtyBlocks};
 use crate::device::{BlockDevice, check_range};
 
-/// The unit of copying, in bytes: the page size, and the block size of the file systems we make.
-pub const BLOCK_SIZE: u64 = BLOCK as u64;
+/// The unit of copying, in bytes: the page of a build, and the block size of the file systems we make.
+pub const BLOCK_SIZE: u64 = PAGE_BYTES;
 
-const BLOCK: usize = 4096;
+pub(crate) const BLOCK: usize = 4096;
 
 /// The largest disk: it bounds the memory for the bits at 64 MiB.
 const MAX_SIZE: u64 = 2 << 40;
@@ -31,7 +31,7 @@ const MAX_SIZE: u64 = 2 << 40;
 /// Why a disk could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum OverlayError {
-    /// The template's image cannot be used.
+    /// A file cannot be used as an image.
     #[error("cannot open the base image {}: {source}", path.display())]
     Base {
         /// The image.
@@ -61,14 +61,20 @@ pub enum OverlayError {
 }
 
 /// A copy-on-write disk; see the top of this module.
-#[derive(Debug)]
 pub struct Overlay {
-    base: Base,
-    cow: File,
+    pub(crate) base: Arc<dyn Pages>,
+    pub(crate) cow: File,
     size: u64,
     /// Which blocks are in `cow`. Held for writing while blocks change hands, so a reader sees a block before or after a
     /// copy and never in between.
     dirty: RwLock<Bitmap>,
+}
+
+impl std::fmt::Debug for Overlay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (base, size) = (self.base.pages(), self.size);
+        f.debug_struct("Overlay").field("base_pages", &base).field("size", &size).finish_non_exhaustive()
+    }
 }
 
 impl Overlay {
@@ -76,12 +82,10 @@ impl Overlay {
     /// to its owner only.
     ///
     /// # Errors
-    /// When a file cannot be opened or made, or the size does not fit.
-    pub fn create(base: &Path, cow: &Path, size: u64) -> Result<Self, OverlayError> {
-        let base_error = |source| OverlayError::Base { path: base.to_owned(), source };
+    /// When the file cannot be made, or the size does not fit.
+    pub fn create(base: Arc<dyn Pages>, cow: &Path, size: u64) -> Result<Self, OverlayError> {
         let cow_error = |source| OverlayError::Cow { path: cow.to_owned(), source };
-        let base = Base::new(File::open(base).map_err(base_error)?).map_err(base_error)?;
-        check_size(size, base.size())?;
+        check_size(size, base.pages().saturating_mul(PAGE_BYTES))?;
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -96,19 +100,17 @@ impl Overlay {
         })
     }
 
-    /// As [`Overlay::create`], from files that are already open. `cow` must be empty.
+    /// As [`Overlay::create`], with a private file that is already open. It must be empty.
     ///
     /// # Errors
-    /// When a file cannot be used, or the size does not fit.
-    pub fn from_files(base: File, cow: File, size: u64) -> Result<Self, OverlayError> {
-        let base =
-            Base::new(base).map_err(|source| OverlayError::Base { path: "(an open file)".into(), source })?;
-        check_size(size, base.size())?;
+    /// When the file cannot be used, or the size does not fit.
+    pub fn from_file(base: Arc<dyn Pages>, cow: File, size: u64) -> Result<Self, OverlayError> {
+        check_size(size, base.pages().saturating_mul(PAGE_BYTES))?;
         Self::assemble(base, cow, size)
             .map_err(|source| OverlayError::Cow { path: "(an open file)".into(), source })
     }
 
-    fn assemble(base: Base, cow: File, size: u64) -> io::Result<Self> {
+    fn assemble(base: Arc<dyn Pages>, cow: File, size: u64) -> io::Result<Self> {
         if cow.metadata()?.len() != 0 {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the file is not empty"));
         }
@@ -132,12 +134,46 @@ impl Overlay {
 
     // Nothing panics while it holds the lock, and a bit is only set after its block is complete: even then the bits
     // would be right. So a poisoned lock is as good as any.
-    fn reading(&self) -> RwLockReadGuard<'_, Bitmap> {
+    pub(crate) fn reading(&self) -> RwLockReadGuard<'_, Bitmap> {
         self.dirty.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn writing(&self) -> RwLockWriteGuard<'_, Bitmap> {
         self.dirty.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Fills `buffer` from `offset` of the base, which has whole blocks, and zeros after its end.
+    fn read_base(&self, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
+        while !buffer.is_empty() {
+            let block = offset / BLOCK_SIZE;
+            let skip = usize::try_from(offset % BLOCK_SIZE).map_err(io::Error::other)?;
+            let whole = buffer.len() - buffer.len() % BLOCK;
+            let length = if skip == 0 && whole > 0 {
+                self.read_base_blocks(block, &mut buffer[..whole])?;
+                whole
+            } else {
+                let length = buffer.len().min(BLOCK - skip);
+                let mut contents = [0; BLOCK];
+                self.read_base_blocks(block, &mut contents)?;
+                buffer[..length].copy_from_slice(&contents[skip..skip + length]);
+                length
+            };
+            buffer = &mut buffer[length..];
+            offset += length as u64;
+        }
+        Ok(())
+    }
+
+    fn read_base_blocks(&self, first: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let blocks = (buffer.len() / BLOCK) as u64;
+        let stored = self.base.pages().saturating_sub(first).min(blocks);
+        let stored = usize::try_from(stored).map_err(io::Error::other)?;
+        let (inside, beyond) = buffer.split_at_mut(stored * BLOCK);
+        beyond.fill(0);
+        if inside.is_empty() {
+            return Ok(());
+        }
+        self.base.read(first, inside).map_err(into_io)
     }
 
     /// Changes part of one block: `change` gets its contents and alters them in place.
@@ -147,7 +183,7 @@ impl Overlay {
         if dirty.get(block) {
             self.cow.read_exact_at(&mut contents, offset)?;
         } else {
-            self.base.read_at(&mut contents, offset)?;
+            self.read_base(&mut contents, offset)?;
         }
         change(&mut contents);
         self.cow.write_all_at(&contents, offset)?;
@@ -167,6 +203,15 @@ impl Overlay {
         }
         Ok(())
     }
+}
+
+/// Keeps what the storage said: a guest is told of a full disk, and of any other failure.
+pub(crate) fn into_io(error: ReadError) -> io::Error {
+    let kind = match &error {
+        ReadError::Io { source, .. } => source.kind(),
+        ReadError::Outside { .. } | ReadError::Damaged { .. } => io::ErrorKind::InvalidData,
+    };
+    io::Error::new(kind, error)
 }
 
 fn check_size(size: u64, base: u64) -> Result<(), OverlayError> {
@@ -226,7 +271,7 @@ impl BlockDevice for Overlay {
             if owned {
                 self.cow.read_exact_at(part, offset)?;
             } else {
-                self.base.read_at(part, offset)?;
+                self.read_base(part, offset)?;
             }
             buffer = rest;
             offset += length as u64;

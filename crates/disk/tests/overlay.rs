@@ -3,8 +3,11 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::sync::Arc;
 
-use disk::{BLOCK_SIZE, BlockDevice, Overlay, OverlayError};
+use build::Pages;
+use disk::{BLOCK_SIZE, BlockDevice, Overlay, OverlayError, RawImage};
 use proptest::prelude::*;
 
 const SIZE: u64 = 40 * BLOCK_SIZE;
@@ -47,6 +50,14 @@ fn base() -> (File, Vec<u8>) {
     let mut model = fs::read(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file))).unwrap();
     model.resize(usize::try_from(SIZE).unwrap(), 0);
     (file, model)
+}
+
+fn image(file: File) -> Arc<dyn Pages> {
+    Arc::new(RawImage::from_file(file).unwrap())
+}
+
+fn open(path: &Path) -> Arc<dyn Pages> {
+    Arc::new(RawImage::open(path).unwrap())
 }
 
 fn apply(disk: &Overlay, model: &mut [u8], operation: &Operation) {
@@ -112,7 +123,7 @@ proptest! {
     fn behaves_like_a_vector(operations in prop::collection::vec(operation(), 1..60)) {
         let (base, original) = base();
         let mut model = original.clone();
-        let disk = Overlay::from_files(base.try_clone().unwrap(), tempfile::tempfile().unwrap(), SIZE).unwrap();
+        let disk = Overlay::from_file(image(base.try_clone().unwrap()), tempfile::tempfile().unwrap(), SIZE).unwrap();
         for operation in &operations {
             apply(&disk, &mut model, operation);
         }
@@ -143,8 +154,8 @@ fn two_disks_share_a_base_and_nothing_else() {
     let directory = tempfile::tempdir().unwrap();
     let base = directory.path().join("base");
     fs::write(&base, pattern(8192, 3)).unwrap();
-    let one = Overlay::create(&base, &directory.path().join("one"), 1 << 30).unwrap();
-    let two = Overlay::create(&base, &directory.path().join("two"), 8192).unwrap();
+    let one = Overlay::create(open(&base), &directory.path().join("one"), 1 << 30).unwrap();
+    let two = Overlay::create(open(&base), &directory.path().join("two"), 8192).unwrap();
     one.write_at(b"changed", 100).unwrap();
     let mut read = [0; 7];
     two.read_at(&mut read, 100).unwrap();
@@ -159,7 +170,7 @@ fn the_private_file_can_be_unlinked_and_stays_sparse() {
     let directory = tempfile::tempdir().unwrap();
     let (base, cow) = (directory.path().join("base"), directory.path().join("cow"));
     fs::write(&base, []).unwrap();
-    let disk = Overlay::create(&base, &cow, 1 << 40).unwrap();
+    let disk = Overlay::create(open(&base), &cow, 1 << 40).unwrap();
     let file = File::open(&cow).unwrap();
     assert_eq!(file.metadata().unwrap().mode() & 0o777, 0o600);
     fs::remove_file(&cow).unwrap();
@@ -180,22 +191,22 @@ fn impossible_disks_are_refused_and_leave_nothing() {
     let (base, cow) = (directory.path().join("base"), directory.path().join("cow"));
     fs::write(&base, [0; 8192]).unwrap();
     for size in [0, 4096, 8193, u64::MAX, 1 << 60] {
-        let error = Overlay::create(&base, &cow, size).unwrap_err();
+        let error = Overlay::create(open(&base), &cow, size).unwrap_err();
         assert!(matches!(error, OverlayError::Size { .. }), "{size}: {error}");
     }
     assert!(!cow.exists());
-    let missing = Overlay::create(&directory.path().join("missing"), &cow, 8192).unwrap_err();
+    let missing = RawImage::open(&directory.path().join("missing")).unwrap_err();
     assert!(missing.to_string().contains("missing"), "{missing}");
     assert!(!cow.exists());
 
     fs::write(&cow, "somebody's").unwrap();
-    assert!(matches!(Overlay::create(&base, &cow, 8192), Err(OverlayError::Cow { .. })));
+    assert!(matches!(Overlay::create(open(&base), &cow, 8192), Err(OverlayError::Cow { .. })));
     assert_eq!(fs::read(&cow).unwrap(), b"somebody's", "an existing file is not touched");
 }
 
 #[test]
 fn ranges_that_overflow_are_errors() {
-    let disk = Overlay::from_files(base().0, tempfile::tempfile().unwrap(), SIZE).unwrap();
+    let disk = Overlay::from_file(image(base().0), tempfile::tempfile().unwrap(), SIZE).unwrap();
     assert!(disk.read_at(&mut [0; 2], u64::MAX).is_err());
     assert!(disk.write_at(&[0; 2], u64::MAX - 1).is_err());
     assert!(disk.write_zeroes(1, u64::MAX).is_err());
@@ -205,7 +216,7 @@ fn ranges_that_overflow_are_errors() {
 
 #[test]
 fn readers_see_whole_blocks_while_a_writer_works() {
-    let disk = Overlay::from_files(base().0, tempfile::tempfile().unwrap(), SIZE).unwrap();
+    let disk = Overlay::from_file(image(base().0), tempfile::tempfile().unwrap(), SIZE).unwrap();
     disk.write_at(&[1; 4096], 4096).unwrap();
     std::thread::scope(|scope| {
         let writer = scope.spawn(|| {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::thread;
 
 use disk::nbd::{Closed, serve};
-use disk::{BlockDevice, Overlay};
+use disk::{BlockDevice, Overlay, RawImage};
 
 /// Runs a tool once against `disk` and returns what it printed.
 fn with_tool(directory: &Path, disk: &Arc<Overlay>, program: &str, arguments: &[&str]) -> String {
@@ -33,7 +33,8 @@ fn with_tool(directory: &Path, disk: &Arc<Overlay>, program: &str, arguments: &[
 fn setup(base: &[u8], size: u64) -> (tempfile::TempDir, Arc<Overlay>) {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("base"), base).unwrap();
-    let disk = Overlay::create(&directory.path().join("base"), &directory.path().join("cow"), size).unwrap();
+    let base = Arc::new(RawImage::open(&directory.path().join("base")).unwrap());
+    let disk = Overlay::create(base, &directory.path().join("cow"), size).unwrap();
     (directory, Arc::new(disk))
 }
 
