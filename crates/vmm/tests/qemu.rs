@@ -6,69 +6,18 @@ mod common;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use common::Guest;
+use common::machine::{PATIENCE, end_of, machine, read_until, serve};
 use disk::nbd::Closed;
-use disk::{BlockDevice, Overlay};
-use model::{MiB, VcpuCount};
-use vmm::{Accel, Confinement, Driver, Exit, ExitCause, GuestMemory, Machine, Qemu, RootDisk, Vm, VmmError};
-
-/// A busy host may take a minute for what takes two seconds.
-const PATIENCE: Duration = Duration::from_secs(90);
-
-/// A user who can open nothing of ours.
-const NOBODY: (u32, u32) = (64321, 64321);
-
-/// A machine without a disk, and our end of its console.
-fn machine(guest: &Guest, cmdline: &str) -> (Machine, UnixStream) {
-    let (console, theirs) = UnixStream::pair().unwrap();
-    console.set_read_timeout(Some(PATIENCE)).unwrap();
-    let machine = Machine {
-        vcpus: VcpuCount(1),
-        memory: GuestMemory::create(MiB(256).bytes()).unwrap(),
-        kernel: guest.kernel.clone(),
-        initrd: guest.initrd.clone(),
-        cmdline: cmdline.into(),
-        root_disk: RootDisk::None,
-        tap: None,
-        mac: [0x02, 0, 0, 0, 0, 1],
-        console: theirs.into(),
-        accel: Accel::Tcg,
-        confinement: Confinement { user: Some(NOBODY), cgroup_procs: None },
-    };
-    (machine, console)
-}
-
-fn serve(disk: Arc<Overlay>) -> (RootDisk, JoinHandle<Closed>) {
-    let (ours, theirs) = UnixStream::pair().unwrap();
-    let server = std::thread::spawn(move || disk::nbd::serve(ours, disk).unwrap());
-    (RootDisk::Nbd(OwnedFd::from(theirs)), server)
-}
-
-/// Everything up to and including `text`.
-fn read_until(console: &mut UnixStream, text: &str) -> String {
-    let mut seen = Vec::new();
-    let mut byte = [0];
-    while !seen.ends_with(text.as_bytes()) {
-        let read = console
-            .read(&mut byte)
-            .unwrap_or_else(|e| panic!("{e} after: {}", String::from_utf8_lossy(&seen)));
-        assert_ne!(read, 0, "the console ended after: {}", String::from_utf8_lossy(&seen));
-        seen.push(byte[0]);
-    }
-    String::from_utf8_lossy(&seen).into_owned()
-}
-
-async fn end_of(vm: &dyn Vm) -> Exit {
-    tokio::time::timeout(PATIENCE, vm.wait()).await.expect("the machine should have ended")
-}
+use disk::{BlockDevice, Overlay, RawImage};
+use model::VcpuCount;
+use vmm::{Driver, ExitCause, Qemu, RootDisk, Start, VmmError};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_guest_computes_reads_and_writes_and_its_memory_outlives_it() {
@@ -76,7 +25,8 @@ async fn a_guest_computes_reads_and_writes_and_its_memory_outlives_it() {
     let directory = tempfile::tempdir().unwrap();
     let base = directory.path().join("base");
     fs::write(&base, b"seedlings in a box\n").unwrap();
-    let disk = Arc::new(Overlay::create(&base, &directory.path().join("cow"), 64 << 20).unwrap());
+    let image = Arc::new(RawImage::open(&base).unwrap());
+    let disk = Arc::new(Overlay::create(image, &directory.path().join("cow"), 64 << 20).unwrap());
 
     let script = "head_-n1_/dev/vda;\
                   echo_frost_|_dd_of=/dev/vda_bs=1_seek=1048576_conv=fsync;\
@@ -117,8 +67,8 @@ async fn kill_kills_and_the_process_was_confined() {
     let guest = Guest::get();
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("base"), b"").unwrap();
-    let disk =
-        Overlay::create(&directory.path().join("base"), &directory.path().join("cow"), 1 << 20).unwrap();
+    let image = Arc::new(RawImage::open(&directory.path().join("base")).unwrap());
+    let disk = Overlay::create(image, &directory.path().join("cow"), 1 << 20).unwrap();
     let (root_disk, server) = serve(Arc::new(disk));
     let (mut machine, mut console) = machine(&guest, "");
     machine.root_disk = root_disk;
@@ -184,7 +134,11 @@ async fn what_cannot_start_says_why_and_leaves_nothing() {
     let qemu = Qemu::new();
 
     let (mut missing, _console) = machine(&guest, "");
-    missing.kernel = "/nonexistent/vmlinux".into();
+    missing.start = Start::Boot {
+        kernel: "/nonexistent/vmlinux".into(),
+        initrd: guest.initrd.clone(),
+        cmdline: String::new(),
+    };
     let error = qemu.launch(missing).await.err().unwrap();
     assert!(
         matches!(error, VmmError::File { .. }) && error.to_string().contains("/nonexistent/vmlinux"),
@@ -198,7 +152,8 @@ async fn what_cannot_start_says_why_and_leaves_nothing() {
     assert!(matches!(exit.cause, ExitCause::Monitor(1)) && !exit.message.is_empty(), "{exit}");
 
     let (mut not_a_kernel, _console) = machine(&guest, "");
-    not_a_kernel.kernel = guest.initrd.clone();
+    not_a_kernel.start =
+        Start::Boot { kernel: guest.initrd.clone(), initrd: guest.initrd.clone(), cmdline: String::new() };
     let error = qemu.launch(not_a_kernel).await.err().unwrap();
     assert!(matches!(error, VmmError::Exited(_)), "{error}");
 }

@@ -13,6 +13,7 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::Path;
 use std::time::Duration;
 
+use guest_memory::GuestMemory;
 use model::{MiB, VcpuCount};
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
@@ -20,8 +21,7 @@ use tokio::time::timeout;
 
 use crate::accel::{Accel, AccelChoice};
 use crate::driver::{Vm, VmmError};
-use crate::machine::{Confinement, Machine, RootDisk};
-use crate::memory::GuestMemory;
+use crate::machine::{Confinement, Machine, RootDisk, Start};
 use crate::qemu::Qemu;
 
 /// What the guest prints when it has come to its own program.
@@ -112,9 +112,11 @@ async fn boot(kernel: &Path, initrd: &Path) -> Result<(), String> {
     let machine = Machine {
         vcpus: VcpuCount(1),
         memory: GuestMemory::create(MiB(256).bytes()).map_err(|error| error.to_string())?,
-        kernel: kernel.to_owned(),
-        initrd: initrd.to_owned(),
-        cmdline: "coldframe.probe".into(),
+        start: Start::Boot {
+            kernel: kernel.to_owned(),
+            initrd: initrd.to_owned(),
+            cmdline: "coldframe.probe".into(),
+        },
         root_disk: RootDisk::None,
         tap: None,
         mac: [0; 6],

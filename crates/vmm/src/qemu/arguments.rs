@@ -15,14 +15,24 @@ pub(super) struct Parts<'a> {
     pub(super) vcpus: VcpuCount,
     pub(super) memory_size: u64,
     pub(super) memory: RawFd,
-    pub(super) kernel: RawFd,
-    pub(super) initrd: RawFd,
-    pub(super) append: &'a str,
+    /// None for a machine that waits for a state. It needs none of what one boots with: that is in its memory.
+    pub(super) boot: Option<Boot<'a>>,
     pub(super) control: RawFd,
     pub(super) console: RawFd,
     pub(super) disk: Option<RawFd>,
     pub(super) tap: Option<(RawFd, [u8; 6])>,
 }
+
+#[derive(Debug)]
+pub(super) struct Boot<'a> {
+    pub(super) kernel: RawFd,
+    pub(super) initrd: RawFd,
+    pub(super) append: &'a str,
+}
+
+/// How the machine is put together, for a device state to tell. Count the number up with every change below that a guest
+/// could see: the order or number of devices, their options, the kind of machine.
+pub(super) const LAYOUT: &str = "microvm/1";
 
 /// A bare machine of the shape that sandboxes have, for measuring what ours adds: without memory of our own, devices,
 /// console, kernel and confinement. Measures the processor's clock under TCG, which takes 20 ms.
@@ -49,9 +59,19 @@ pub(super) fn confined(parts: &Parts<'_>) -> Vec<String> {
         "-object",
         format!("memory-backend-file,id=ram,size={size},mem-path=/proc/self/fd/{memory},share=on,dump=off"),
     );
-    add("-kernel", format!("/proc/self/fd/{}", parts.kernel));
-    add("-initrd", format!("/proc/self/fd/{}", parts.initrd));
-    add("-append", parts.append.to_owned());
+    match &parts.boot {
+        Some(boot) => {
+            add("-kernel", format!("/proc/self/fd/{}", boot.kernel));
+            add("-initrd", format!("/proc/self/fd/{}", boot.initrd));
+            add("-append", boot.append.to_owned());
+        }
+        None => {
+            add("-incoming", "defer".into());
+            // Once it has its state, the guest would be made to tell the network where it is now. Ours has not moved, and
+            // its first work should be its own.
+            add("-global", "migration.announce-rounds=0".into());
+        }
+    }
 
     add("-chardev", format!("socket,id=control,fd={}", parts.control));
     add("-mon", "chardev=control,mode=control".into());
@@ -78,6 +98,10 @@ pub(super) fn confined(parts: &Parts<'_>) -> Vec<String> {
 
     // What a guest that takes over QEMU finds missing: old and privileged system calls, new processes, other priorities.
     add("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny".into());
+    if parts.boot.is_none() {
+        // With its state it does not run yet.
+        arguments.push("-S".into());
+    }
     arguments
 }
 

@@ -1,29 +1,35 @@
 //! QEMU's `microvm`: no firmware menus, no PCI, a handful of virtio devices.
 
 mod arguments;
+mod identity;
 mod kernel_parameters;
+mod transfer;
+mod vm;
 
 use std::fs::File;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use command_fds::CommandFdExt;
 use sys::child::{ChildSetup, prepare};
 use sys::tsc::TscSample;
 use tokio::net::UnixStream;
-use tokio::sync::watch;
+use tokio::sync::{OnceCell, watch};
 
 use crate::accel::Accel;
 use crate::driver::{Driver, Vm, VmmError};
-use crate::exit::{Exit, ExitCause};
-use crate::machine::{Machine, RootDisk};
+use crate::exit::ExitCause;
+use crate::identity::Identity;
+use crate::machine::{Machine, Preload, RootDisk, Start};
 use crate::process::Process;
 use crate::qmp::{Observed, Qmp};
 
 pub use arguments::bare_command_line;
+pub(crate) use vm::QemuVm;
 
 /// The program, found on the path.
 pub(crate) const PROGRAM: &str = "qemu-system-x86_64";
@@ -33,6 +39,8 @@ pub(crate) const PROGRAM: &str = "qemu-system-x86_64";
 pub struct Qemu {
     /// When the driver was made: the start of the measurement of the time stamp counter.
     made: TscSample,
+    /// What the program says of its version, once it was asked.
+    version: Arc<OnceCell<String>>,
 }
 
 impl Qemu {
@@ -40,7 +48,7 @@ impl Qemu {
     #[must_use]
     #[expect(clippy::new_without_default, reason = "no two are equal: it remembers when it was made")]
     pub fn new() -> Self {
-        Self { made: TscSample::now() }
+        Self { made: TscSample::now(), version: Arc::default() }
     }
 
     /// Like [`Driver::launch`], and lets watch what QEMU says of the machine.
@@ -48,27 +56,33 @@ impl Qemu {
         &self,
         machine: Machine,
     ) -> Result<(QemuVm, watch::Receiver<Observed>), VmmError> {
-        let parameters = match machine.accel {
-            Accel::Kvm => kernel_parameters::kvm(&machine.cmdline),
-            Accel::Tcg => {
-                tokio::time::sleep(self.made.wait()).await;
-                let khz = self.made.khz_since().ok_or(VmmError::Unsupported(
-                    "this processor has no usable time stamp counter, without which guests cannot tell the time",
-                ))?;
-                kernel_parameters::tcg(khz, &machine.cmdline)
-            }
-        };
         let (control, theirs) =
             StdUnixStream::pair().map_err(|source| VmmError::Prepare { what: "control socket", source })?;
         let mut inherited = Inherited::default();
+        let parameters = match &machine.start {
+            Start::Boot { cmdline, .. } => self.kernel_parameters(machine.accel, cmdline).await?,
+            Start::Incoming { .. } => String::new(),
+        };
+        let memory = machine.memory.as_fd();
+        let mut preload = None;
+        let boot = match machine.start {
+            Start::Boot { kernel, initrd, .. } => Some(arguments::Boot {
+                kernel: inherited.add(open(&kernel)?),
+                initrd: inherited.add(open(&initrd)?),
+                append: &parameters,
+            }),
+            Start::Incoming { preload: wanted } => {
+                preload = wanted.map(|wanted| environment(wanted, memory, &mut inherited)).transpose()?;
+                None
+            }
+        };
+        let incoming = boot.is_none();
         let parts = arguments::Parts {
             accel: machine.accel,
             vcpus: machine.vcpus,
             memory_size: machine.memory.size(),
             memory: inherited.add(machine.memory.into_fd()),
-            kernel: inherited.add(open(&machine.kernel)?),
-            initrd: inherited.add(open(&machine.initrd)?),
-            append: &parameters,
+            boot,
             control: inherited.add(theirs.into()),
             console: inherited.add(machine.console),
             disk: match machine.root_disk {
@@ -82,6 +96,7 @@ impl Qemu {
         command.args(arguments::confined(&parts)).current_dir("/").env_clear();
         // The path is how it was found, and nothing else of our environment concerns it.
         command.env("PATH", std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into()));
+        command.envs(preload.into_iter().flatten());
         prepare(
             &mut command,
             ChildSetup {
@@ -99,56 +114,59 @@ impl Qemu {
             .set_nonblocking(true)
             .and_then(|()| UnixStream::from_std(control))
             .map_err(|source| VmmError::Prepare { what: "control socket", source })?;
-        let (opening, observed) = Qmp::open(control);
+        let (opening, observed) = Qmp::open(control, incoming);
         let process = Process::spawn(command, explain(observed.clone()))
             .map_err(|source| VmmError::Spawn { program: PROGRAM, source })?;
-        // The guest is running already; this only makes sure that QEMU obeys us.
-        match opening.ready().await {
-            Ok(control) => Ok((QemuVm { process, _control: control }, observed)),
+        // A guest that boots is running already; this only makes sure that QEMU obeys us.
+        let ready = async {
+            let (mut qmp, greeting) = opening.ready().await?;
+            transfer::prepare(&mut qmp).await?;
+            Ok((qmp, greeting))
+        };
+        match ready.await {
+            Ok((qmp, greeting)) => {
+                let identity = identity::of(machine.accel, identity::version_in(&greeting));
+                Ok((QemuVm::new(process, qmp, incoming, identity), observed))
+            }
             Err(error) => {
                 // A QEMU that ended says why on its standard error, which beats "connection closed".
-                let gone = tokio::time::timeout(END_OF_FAILED_START, process.wait()).await;
+                let gone = tokio::time::timeout(END_OF_FAILURE, process.wait()).await;
                 Err(gone.map_or(VmmError::Control(error), VmmError::Exited))
+            }
+        }
+    }
+
+    async fn kernel_parameters(&self, accel: Accel, cmdline: &str) -> Result<String, VmmError> {
+        match accel {
+            Accel::Kvm => Ok(kernel_parameters::kvm(cmdline)),
+            Accel::Tcg => {
+                tokio::time::sleep(self.made.wait()).await;
+                let khz = self.made.khz_since().ok_or(VmmError::Unsupported(
+                    "this processor has no usable time stamp counter, without which guests cannot tell the time",
+                ))?;
+                Ok(kernel_parameters::tcg(khz, cmdline))
             }
         }
     }
 }
 
 /// How long a QEMU that closed its control connection may take to be gone.
-const END_OF_FAILED_START: std::time::Duration = std::time::Duration::from_millis(500);
+const END_OF_FAILURE: std::time::Duration = std::time::Duration::from_millis(500);
 
 #[async_trait]
 impl Driver for Qemu {
     fn name(&self) -> &'static str {
-        "qemu"
+        identity::NAME
+    }
+
+    async fn identity(&self, accel: Accel) -> Result<Identity, VmmError> {
+        let version = self.version.get_or_try_init(identity::ask_version).await?;
+        Ok(identity::of(accel, version.clone()))
     }
 
     async fn launch(&self, machine: Machine) -> Result<Box<dyn Vm>, VmmError> {
         let (vm, _) = self.start(machine).await?;
         Ok(Box::new(vm))
-    }
-}
-
-/// A QEMU process.
-#[derive(Debug)]
-pub(crate) struct QemuVm {
-    process: Process,
-    /// Open as long as the machine is ours.
-    _control: Qmp,
-}
-
-#[async_trait]
-impl Vm for QemuVm {
-    fn pid(&self) -> i32 {
-        self.process.pid()
-    }
-
-    fn kill(&self) {
-        self.process.kill();
-    }
-
-    async fn wait(&self) -> Exit {
-        self.process.wait().await
     }
 }
 
@@ -164,6 +182,24 @@ impl Inherited {
         self.fds.push(fd);
         number
     }
+}
+
+/// What tells the library about its surroundings. It finds the mapping that matters by the inode.
+fn environment(
+    preload: Preload,
+    memory: BorrowedFd<'_>,
+    inherited: &mut Inherited,
+) -> Result<[(&'static str, String); 2], VmmError> {
+    let inode = rustix::fs::fstat(memory)
+        .map_err(|error| VmmError::Prepare { what: "memory", source: error.into() })?
+        .st_ino;
+    let library = inherited.add(preload.library);
+    let socket = inherited.add(preload.socket);
+    let device = preload.userfaultfd.map_or(-1, |fd| inherited.add(fd));
+    Ok([
+        ("LD_PRELOAD", format!("/proc/self/fd/{library}")),
+        ("COLDFRAME_UFFD", format!("{socket}:{device}:{inode}")),
+    ])
 }
 
 fn open(path: &Path) -> Result<OwnedFd, VmmError> {

@@ -3,19 +3,24 @@
 //! QEMU may be in the hands of its guest, so what it says is bounded in size and time, and nothing it says is believed to
 //! be more than it is: answers nobody asked for are dropped, and a connection that breaks the protocol is closed.
 
+mod lines;
+mod observed;
+mod send;
+
+use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{mpsc, watch};
+use tokio::net::unix::OwnedWriteHalf;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
-/// The longest message that is read, in bytes. QEMU's longest are descriptions of itself, which we never ask for.
-const MAX_MESSAGE: u64 = 1 << 20;
+use lines::{ErrorBody, Lines, Message};
+
+pub(crate) use lines::printable;
+pub(crate) use observed::{Observed, Transfer};
 
 /// How many answers may wait to be looked at. We ask one thing at a time; more is noise.
 const MAX_WAITING: usize = 16;
@@ -59,23 +64,15 @@ pub enum QmpError {
     },
 }
 
-/// What QEMU says of itself without being asked, as far as we care.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Observed {
-    /// Why the machine ends: `guest-shutdown`, `guest-reset`, `host-qmp-quit`, …
-    pub(crate) shutdown: Option<String>,
-    /// The virtual processors do not run, and nobody asked for that.
-    pub(crate) stopped: bool,
-    /// Nothing more will come.
-    pub(crate) closed: bool,
-}
-
 /// A QMP connection on which QEMU takes commands, one at a time.
 #[derive(Debug)]
 pub(crate) struct Qmp {
     writer: OwnedWriteHalf,
     answers: mpsc::Receiver<Answer>,
     last_id: u64,
+    /// A request went out in part only, for who sent it stopped waiting: what follows would be its rest.
+    torn: bool,
+    observe: Arc<watch::Sender<Observed>>,
 }
 
 #[derive(Debug)]
@@ -84,36 +81,19 @@ struct Answer {
     result: Result<Value, ErrorBody>,
 }
 
-/// Everything QEMU sends. Which of the fields are there says what it is.
-#[derive(Debug, Deserialize)]
-struct Message {
-    #[serde(rename = "QMP")]
-    greeting: Option<Value>,
-    event: Option<String>,
-    data: Option<Value>,
-    #[serde(rename = "return")]
-    value: Option<Value>,
-    error: Option<ErrorBody>,
-    id: Option<u64>,
-}
-
-#[derive(Debug, Deserialize)]
-struct ErrorBody {
-    class: String,
-    desc: String,
-}
-
 impl Qmp {
-    /// Takes over the connection to a QEMU that is starting. What it says unasked can be watched from the start, also
-    /// when it never gets ready: [`Observed::closed`] comes in every case.
-    pub(crate) fn open(stream: UnixStream) -> (Opening, watch::Receiver<Observed>) {
+    /// Takes over the connection to a QEMU that is starting, `held` if it starts without running its virtual processors.
+    /// What it says unasked can be watched from the start, also when it never gets ready: [`Observed::closed`] comes in
+    /// every case.
+    pub(crate) fn open(stream: UnixStream, held: bool) -> (Opening, watch::Receiver<Observed>) {
         let (reader, writer) = stream.into_split();
         let (sender, answers) = mpsc::channel(MAX_WAITING);
-        let (greeted, greeting) = tokio::sync::oneshot::channel();
-        let (observe, observed) = watch::channel(Observed::default());
+        let (greeted, greeting) = oneshot::channel();
+        let (observe, observed) = watch::channel(Observed { held, ..Observed::default() });
+        let observe = Arc::new(observe);
         let failure = Arc::new(Mutex::new(None));
-        let opening =
-            Opening { greeting, failure: failure.clone(), qmp: Self { writer, answers, last_id: 0 } };
+        let qmp = Self { writer, answers, last_id: 0, torn: false, observe: Arc::clone(&observe) };
+        let opening = Opening { greeting, failure: failure.clone(), qmp };
         tokio::spawn(async move {
             let mut lines = Lines::new(reader);
             let mut greeted = Some(greeted);
@@ -135,6 +115,38 @@ impl Qmp {
     /// # Errors
     /// When QEMU refuses, takes longer than an ordinary command may, or is gone.
     pub(crate) async fn execute(&mut self, command: &str, arguments: &Value) -> Result<Value, QmpError> {
+        self.request(command, arguments, None, COMMAND).await
+    }
+
+    /// Like [`Qmp::execute`] for a command that may take as long as `limit`.
+    pub(crate) async fn execute_within(
+        &mut self,
+        command: &str,
+        arguments: &Value,
+        limit: Duration,
+    ) -> Result<Value, QmpError> {
+        self.request(command, arguments, None, limit).await
+    }
+
+    /// Gives QEMU a copy of `fd`, which later commands call `name`, until one of them uses it up.
+    ///
+    /// # Errors
+    /// Those of [`Qmp::execute`].
+    pub(crate) async fn pass(&mut self, name: &str, fd: BorrowedFd<'_>) -> Result<(), QmpError> {
+        self.request("getfd", &json!({ "fdname": name }), Some(fd), COMMAND).await?;
+        Ok(())
+    }
+
+    async fn request(
+        &mut self,
+        command: &str,
+        arguments: &Value,
+        fd: Option<BorrowedFd<'_>>,
+        limit: Duration,
+    ) -> Result<Value, QmpError> {
+        if self.torn {
+            return Err(QmpError::Closed);
+        }
         self.last_id += 1;
         let id = self.last_id;
         let mut request = json!({ "execute": command, "id": id });
@@ -143,7 +155,9 @@ impl Qmp {
         }
         let line = format!("{request}\n");
         let exchange = async {
-            self.writer.write_all(line.as_bytes()).await?;
+            self.torn = true;
+            send::send(self.writer.as_ref(), line.as_bytes(), fd).await?;
+            self.torn = false;
             loop {
                 let answer = self.answers.recv().await.ok_or(QmpError::Closed)?;
                 // An older one is the late answer to a command that was given up.
@@ -156,60 +170,72 @@ impl Qmp {
                 }
             }
         };
-        timeout(COMMAND, exchange)
+        timeout(limit, exchange)
             .await
-            .unwrap_or_else(|_| Err(QmpError::Timeout { what: command.to_owned(), limit: COMMAND }))
+            .unwrap_or_else(|_| Err(QmpError::Timeout { what: command.to_owned(), limit }))
+    }
+
+    /// Says whether the virtual processors are to stand still. Said before QEMU is told, so that its own word for it is
+    /// understood.
+    pub(crate) fn hold(&self, held: bool) {
+        self.observe.send_modify(|observed| observed.held = held);
+    }
+
+    /// To be called before a transfer of device state begins: what is known of an earlier one is forgotten.
+    pub(crate) fn expect_transfer(&self) {
+        self.observe.send_modify(|observed| observed.transfer = None);
+    }
+
+    /// Returns when the transfer has ended.
+    ///
+    /// # Errors
+    /// When the connection ends first.
+    pub(crate) async fn transfer_ended(&self) -> Result<Transfer, QmpError> {
+        let mut observed = self.observe.subscribe();
+        let last = observed.wait_for(|observed| observed.transfer.is_some() || observed.closed).await;
+        last.ok().and_then(|observed| observed.transfer).ok_or(QmpError::Closed)
     }
 }
 
 /// A connection on which QEMU has not said hello yet.
 #[derive(Debug)]
 pub(crate) struct Opening {
-    greeting: tokio::sync::oneshot::Receiver<()>,
+    greeting: oneshot::Receiver<Value>,
     failure: Arc<Mutex<Option<QmpError>>>,
     qmp: Qmp,
 }
 
 impl Opening {
-    /// Waits for QEMU's greeting and makes it ready for commands.
+    /// Waits for QEMU's greeting, which is returned too, and makes it ready for commands.
     ///
     /// # Errors
     /// When it does not greet in time, or not as it should.
-    pub(crate) async fn ready(self) -> Result<Qmp, QmpError> {
+    pub(crate) async fn ready(self) -> Result<(Qmp, Value), QmpError> {
         let Self { greeting, failure, mut qmp } = self;
         let why =
             || failure.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or(QmpError::Closed);
-        match timeout(GREETING, greeting).await {
-            Ok(Ok(())) => {}
+        let greeting = match timeout(GREETING, greeting).await {
+            Ok(Ok(greeting)) => greeting,
             Ok(Err(_)) => return Err(why()),
             Err(_) => return Err(QmpError::Timeout { what: "with its greeting".into(), limit: GREETING }),
-        }
+        };
         qmp.execute("qmp_capabilities", &Value::Null).await?;
-        Ok(qmp)
+        Ok((qmp, greeting))
     }
 }
 
 fn dispatch(
     message: Message,
-    greeted: &mut Option<tokio::sync::oneshot::Sender<()>>,
+    greeted: &mut Option<oneshot::Sender<Value>>,
     answers: &mpsc::Sender<Answer>,
     observe: &watch::Sender<Observed>,
 ) {
-    if message.greeting.is_some() {
+    if let Some(greeting) = message.greeting {
         if let Some(greeted) = greeted.take() {
-            let _ = greeted.send(());
+            let _ = greeted.send(greeting);
         }
     } else if let Some(event) = message.event {
-        match event.as_str() {
-            "SHUTDOWN" => {
-                let reason =
-                    message.data.as_ref().and_then(|data| data["reason"].as_str()).unwrap_or("unknown");
-                observe.send_modify(|observed| observed.shutdown = Some(printable(reason)));
-            }
-            "STOP" => observe.send_modify(|observed| observed.stopped = true),
-            "RESUME" => observe.send_modify(|observed| observed.stopped = false),
-            _ => {}
-        }
+        observed::note(&event, &message.data.unwrap_or(Value::Null), observe);
     } else if let Some(id) = message.id {
         let result = message.error.map_or_else(|| Ok(message.value.unwrap_or(Value::Null)), Err);
         // Full only if QEMU answers what nobody asked.
@@ -217,45 +243,10 @@ fn dispatch(
     }
 }
 
-/// Words of QEMU that go into our messages: bounded, and nothing a terminal obeys.
-fn printable(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(500).collect()
-}
-
-struct Lines {
-    reader: BufReader<OwnedReadHalf>,
-    line: Vec<u8>,
-}
-
-impl Lines {
-    fn new(reader: OwnedReadHalf) -> Self {
-        Self { reader: BufReader::with_capacity(2048, reader), line: Vec::new() }
-    }
-
-    async fn next(&mut self) -> Result<Message, QmpError> {
-        self.line.clear();
-        read_line(&mut self.reader, &mut self.line).await?;
-        let message =
-            serde_json::from_slice(&self.line).map_err(|error| QmpError::Protocol(error.to_string()));
-        self.line.shrink_to(4096);
-        message
-    }
-}
-
-async fn read_line(reader: &mut (impl AsyncBufRead + Unpin), line: &mut Vec<u8>) -> Result<(), QmpError> {
-    reader.take(MAX_MESSAGE).read_until(b'\n', line).await?;
-    match line.last() {
-        Some(b'\n') => Ok(()),
-        None => Err(QmpError::Closed),
-        Some(_) if line.len() as u64 == MAX_MESSAGE => {
-            Err(QmpError::Protocol(format!("a message longer than {MAX_MESSAGE} bytes")))
-        }
-        Some(_) => Err(QmpError::Closed),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+
     use super::*;
 
     const HELLO: &[u8] = b"{\"QMP\": {\"version\": {}, \"capabilities\": [\"oob\"]}}\r\n";
@@ -279,7 +270,7 @@ mod tests {
             }
             std::io::Result::Ok(())
         });
-        Qmp::open(ours)
+        Qmp::open(ours, false)
     }
 
     fn ok(request: &Value) -> String {
@@ -302,7 +293,7 @@ mod tests {
             ),
         })
         .await;
-        let mut qmp = opening.ready().await.unwrap();
+        let (mut qmp, _) = opening.ready().await.unwrap();
         let value = qmp.execute("query-status", &json!({ "a": 1 })).await.unwrap();
         assert_eq!(value, json!({ "got": { "a": 1 } }));
         let error = qmp.execute("fly", &Value::Null).await.unwrap_err();
@@ -318,7 +309,55 @@ mod tests {
         let (opening, mut observed) = play(EVENTS, |_| "close".into()).await;
         assert!(matches!(opening.ready().await, Err(QmpError::Closed)));
         let end = observed.wait_for(|observed| observed.closed).await.unwrap().clone();
-        assert_eq!(end, Observed { shutdown: Some("guest-reset".into()), stopped: true, closed: true });
+        let expected =
+            Observed { shutdown: Some("guest-reset".into()), stopped: true, closed: true, ..end.clone() };
+        assert_eq!(end, expected);
+        assert_eq!((end.held, end.transfer), (false, None));
+    }
+
+    #[tokio::test]
+    async fn a_stop_that_was_asked_for_is_not_a_crash() {
+        let (opening, observed) = play(HELLO, |request| {
+            let event = match request["execute"].as_str().unwrap() {
+                "stop" => json!({ "event": "STOP" }),
+                "cont" => json!({ "event": "RESUME" }),
+                _ => json!({ "event": "OTHER" }),
+            };
+            format!("{event}\n{}", ok(&request))
+        })
+        .await;
+        let (mut qmp, greeting) = opening.ready().await.unwrap();
+        assert_eq!(greeting["capabilities"][0], "oob");
+        qmp.hold(true);
+        qmp.execute("stop", &Value::Null).await.unwrap();
+        assert!(!observed.borrow().stopped);
+        qmp.hold(false);
+        qmp.execute("cont", &Value::Null).await.unwrap();
+        assert!(!observed.borrow().stopped);
+        qmp.execute("stop", &Value::Null).await.unwrap();
+        assert!(observed.borrow().stopped, "this one was not asked for");
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_transfer_is_observed_and_that_of_an_earlier_one_forgotten() {
+        let event = |status| json!({ "event": "MIGRATION", "data": { "status": status } });
+        let (opening, observed) = play(HELLO, move |request| match request["execute"].as_str().unwrap() {
+            "migrate" => format!("{}{}\n{}\n", ok(&request), event("active"), event("completed")),
+            "migrate_cancel" => format!("{}\n{}", event("cancelled"), ok(&request)),
+            "quit" => "close".into(),
+            _ => ok(&request),
+        })
+        .await;
+        let (mut qmp, _) = opening.ready().await.unwrap();
+        qmp.expect_transfer();
+        qmp.execute("migrate", &Value::Null).await.unwrap();
+        assert_eq!(qmp.transfer_ended().await.unwrap(), Transfer::Completed);
+        qmp.execute("migrate_cancel", &Value::Null).await.unwrap();
+        assert_eq!(qmp.transfer_ended().await.unwrap(), Transfer::Cancelled);
+        qmp.expect_transfer();
+        assert_eq!(observed.borrow().transfer, None);
+        assert!(matches!(qmp.execute("quit", &Value::Null).await, Err(QmpError::Closed)));
+        assert!(matches!(qmp.transfer_ended().await, Err(QmpError::Closed)));
     }
 
     #[tokio::test]
@@ -345,7 +384,7 @@ mod tests {
             if request["execute"] == "qmp_capabilities" { ok(&request) + &noise } else { ok(&request) }
         })
         .await;
-        let mut qmp = opening.ready().await.unwrap();
+        let (mut qmp, _) = opening.ready().await.unwrap();
         // Some of the noise may have taken the place of an answer; what must not happen is to take noise for one.
         if let Ok(value) =
             tokio::time::timeout(Duration::from_secs(1), qmp.execute("stop", &Value::Null)).await
