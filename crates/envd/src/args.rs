@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use thiserror::Error;
 
 /// How to call it, for people.
-pub(crate) const USAGE: &str = "usage: envd [-port N] [-host ADDR:PORT] [-isnotfc] [-no-cgroups] [-verbose]
+pub(crate) const USAGE: &str = "usage: envd [-port N] [-host ADDR:PORT] [-guest] [-isnotfc] [-no-cgroups]
+            [-verbose]
        envd -version | -commit";
 
 /// What to do.
@@ -26,6 +27,8 @@ pub(crate) struct Options {
     pub(crate) port: u16,
     /// Where the host wants to hear that we are ready, and our log lines. Nowhere when absent.
     pub(crate) host: Option<SocketAddr>,
+    /// Whether this machine is a sandbox of its own, whose clock, name and random numbers are ours to set.
+    pub(crate) guest: bool,
     /// Whether processes are sorted into cgroups.
     pub(crate) cgroups: bool,
     /// Say more on standard error.
@@ -34,7 +37,7 @@ pub(crate) struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { port: model::ENVD_PORT, host: None, cgroups: true, verbose: false }
+        Self { port: model::ENVD_PORT, host: None, guest: false, cgroups: true, verbose: false }
     }
 }
 
@@ -80,6 +83,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = String>) -> Result<Command, A
                     expected: "an address with a port",
                 })?);
             }
+            "guest" => options.guest = true,
             // There is no metadata service here to skip: what Firecracker's would say comes with /init.
             "isnotfc" => {}
             "no-cgroups" => options.cgroups = false,
@@ -105,12 +109,14 @@ mod tests {
         let expected = Options {
             port: 7,
             host: Some(SocketAddr::from(([169, 254, 0, 22], 80))),
+            guest: true,
             cgroups: false,
             verbose: true,
         };
         for args in [
-            ["-port", "7", "-host", "169.254.0.22:80", "-no-cgroups", "-verbose", "-isnotfc"].as_slice(),
-            ["--port=7", "--host=169.254.0.22:80", "--no-cgroups", "--verbose"].as_slice(),
+            ["-port", "7", "-host", "169.254.0.22:80", "-guest", "-no-cgroups", "-verbose", "-isnotfc"]
+                .as_slice(),
+            ["--port=7", "--host=169.254.0.22:80", "--guest", "--no-cgroups", "--verbose"].as_slice(),
         ] {
             assert_eq!(of(args), Ok(Command::Serve(expected.clone())));
         }

@@ -6,67 +6,114 @@
 //! | some | the same | accepted |
 //! | some | none or another | 401 |
 //!
+//! A `lifecycleID` other than the one held says that the machine was booted or resumed since: its clock stands, and all
+//! copies of it have one name and draw the same random numbers. That is put right before anything else; a machine whose
+//! random numbers cannot be made its own is not initialised. What a snapshot has stopped goes on, and who was connected
+//! before it is taken for gone.
+//!
 //! Requests are handled one after the other, on a task of their own: the host gives up on an attempt quickly and asks
 //! again, and the first attempt must have its effect nevertheless.
 
 mod body;
 mod clock;
+mod machine;
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::State;
+use axum::extract::{FromRequest as _, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use http::{HeaderValue, StatusCode};
 use model::{LogLevel, Secret};
 
 use self::body::InitBody;
+use self::clock::{HostTime, Rule};
 use crate::error::HttpError;
 use crate::state::{Envd, Settings};
 
+pub(crate) use self::machine::Machine;
+
 const VERSION_HEADER: &str = "x-envd-version";
+/// For so long after a boot or a resume, further requests make the clock more exact.
+const SETTLING_TIME: Duration = Duration::from_secs(10);
 
 /// The route.
 pub(crate) fn router(state: Arc<Envd>) -> Router {
     Router::new().route("/init", post(init)).with_state(state)
 }
 
-async fn init(State(envd): State<Arc<Envd>>, body: Bytes) -> Response {
-    let task = tokio::spawn(async move { apply(&envd, &body) });
+async fn init(State(envd): State<Arc<Envd>>, request: Request) -> Response {
+    let received = Instant::now();
+    let body = match Bytes::from_request(request, &()).await {
+        Ok(body) => body,
+        Err(rejection) => return rejection.into_response(),
+    };
+    let task = tokio::spawn(async move { apply(&envd, &body, received).await });
     let mut response = match task.await {
         Ok(Ok(())) => StatusCode::NO_CONTENT.into_response(),
         Ok(Err(error)) => error.into_response(),
-        Err(_) => HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, "the daemon failed to initialise")
-            .into_response(),
+        Err(_) => failed("the daemon failed to initialise").into_response(),
     };
     response.headers_mut().insert(VERSION_HEADER, HeaderValue::from_static(model::ENVD_VERSION));
     response
 }
 
-/// Does what the request says. Without a wait in it, so on one thread no other request comes in between.
-fn apply(envd: &Envd, body: &[u8]) -> Result<(), HttpError> {
-    let body = InitBody::parse(body).map_err(HttpError::bad_request)?;
-    let mut settings = envd.settings_mut();
-    if !is_authorised(settings.access_token.as_deref(), body.access_token.as_deref()) {
-        return Err(HttpError::unauthorized("access token validation failed"));
+fn failed(message: impl Into<String>) -> HttpError {
+    HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, message)
+}
+
+/// Does what the request says.
+async fn apply(envd: &Envd, body: &[u8], received: Instant) -> Result<(), HttpError> {
+    let mut body = InitBody::parse(body).map_err(HttpError::bad_request)?;
+    let mut since = envd.machine().lock().await;
+    let (first, changed) = {
+        let settings = envd.settings();
+        if !is_authorised(settings.access_token.as_deref(), body.access_token.as_deref()) {
+            return Err(HttpError::unauthorized("access token validation failed"));
+        }
+        let changed = body.lifecycle_id.is_some() && body.lifecycle_id != settings.lifecycle_id;
+        if let (Some(last), Some(this)) = (settings.last_init, body.timestamp)
+            && this < last
+            // The clock of the host before says nothing about the one of this host.
+            && !changed
+        {
+            // An attempt that was overtaken by a later one. Its sender no longer waits for it.
+            return Ok(());
+        }
+        (settings.lifecycle_id.is_none(), changed)
+    };
+    let warn = |result: Result<(), String>| {
+        if let Err(error) = result {
+            envd.log().say(LogLevel::Warn, error);
+        }
+    };
+    if changed {
+        *since = Some(received);
+        // Before the identifier is noted, so that another attempt tries it again.
+        envd.machine().diverge(&body.seed).map_err(failed)?;
     }
-    if let (Some(last), Some(this)) = (settings.last_init, body.timestamp)
-        && this < last
-    {
-        // An attempt that was overtaken by a later one. Its sender no longer waits for it.
-        return Ok(());
+    if let Some(sent) = body.timestamp {
+        let settles = since.is_some_and(|since| since.elapsed() < SETTLING_TIME);
+        let rule = match (changed, settles) {
+            (true, _) => Rule::Exact,
+            (false, true) => Rule::Settling,
+            (false, false) => Rule::Loose,
+        };
+        warn(envd.machine().follow(HostTime::new(sent, received), rule));
     }
-    let timestamp = body.timestamp;
-    settings.update(body);
-    drop(settings);
+    let name = body.hostname.take();
+    envd.settings_mut().update(body);
+    if changed && let Some(name) = name {
+        warn(envd.machine().take_name(name).await);
+    }
+    envd.shipping().reopen();
+    if changed && !first {
+        envd.resumes().send_modify(|resumes| *resumes += 1);
+    }
     envd.log().say(LogLevel::Debug, "initialised by the host".to_owned());
-    if let Some(host) = timestamp
-        && let Err(error) = clock::follow(host)
-    {
-        envd.log().say(LogLevel::Warn, format!("cannot set the clock: {error}"));
-    }
     Ok(())
 }
 

@@ -6,7 +6,7 @@
 //! connection -> server -> cors -> auth (access token) -> user (Basic auth) -+-> process      process.Process
 //!                                                                            +-> filesystem   filesystem.Filesystem
 //!                                                                            +-> files        GET, POST /files
-//!                                                                            +-> health, init, metrics, envs
+//!                                                                            +-> health, init, metrics, envs, snapshot, sync
 //! ```
 //!
 //! What holds everywhere:
@@ -35,7 +35,9 @@ mod metrics;
 mod process;
 mod push;
 mod server;
+mod snapshot;
 mod state;
+mod sync;
 mod user;
 
 use std::process::ExitCode;

@@ -7,6 +7,7 @@
 mod client;
 mod lines;
 mod queue;
+mod shipping;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,12 +16,12 @@ use crate::state::Envd;
 
 pub(crate) use lines::LineLog;
 pub(crate) use queue::LogQueue;
+pub(crate) use shipping::Shipping;
+
+use self::shipping::{FIRST_RETRY, MAX_RETRY, Outcome};
 
 /// Between two batches. With the size of the queue it limits what logging may cost: 2 MiB/s.
 const BATCH_INTERVAL: Duration = Duration::from_millis(250);
-/// Between two attempts to tell the host that we are ready, at first and at most.
-const FIRST_RETRY: Duration = Duration::from_millis(10);
-const MAX_RETRY: Duration = Duration::from_secs(1);
 
 /// Tells the host that the daemon is ready, then sends it log lines, for ever. Returns when there is no host to talk to.
 pub(crate) async fn run(envd: Arc<Envd>) {
@@ -32,12 +33,14 @@ pub(crate) async fn run(envd: Arc<Envd>) {
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(MAX_RETRY);
     }
+    let mut resumes = envd.resumes().subscribe();
     loop {
         let batch = envd.log().next_batch().await;
-        if client::post(host, "/v1/logs", "application/x-ndjson", &batch.body).await.is_err() {
-            // A host that does not answer is not one to keep lines for: it will see the number.
+        if envd.shipping().deliver(host, &batch, &mut resumes).await == Outcome::Refused {
+            // The host will see the number.
             envd.log().count_dropped(batch.lines);
         }
+        drop(batch);
         tokio::time::sleep(BATCH_INTERVAL).await;
     }
 }

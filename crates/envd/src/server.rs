@@ -46,9 +46,9 @@ pub(crate) fn run(options: Options) -> Result<(), ServeError> {
         }
         // The listener takes connections from here on, so the host may be told.
         tokio::spawn(push::run(Arc::clone(&envd)));
-        let routes = routes::all(&envd);
+        let (routes, resumes) = (routes::all(&envd), envd.resumes().clone());
         tokio::select! {
-            () = listener::serve(listener, routes) => {}
+            () = listener::serve(listener, routes, resumes) => {}
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }

@@ -4,11 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use model::Secret;
+use tokio::sync::watch;
 
 use crate::args::Options;
 use crate::cgroups::Cgroups;
+use crate::init::Machine;
 use crate::metrics::CpuMeter;
-use crate::push::LogQueue;
+use crate::push::{LogQueue, Shipping};
+use crate::sync::Flush;
 
 /// The user that requests without a user act for, until `/init` says otherwise.
 const INITIAL_USER: &str = "root";
@@ -19,8 +22,12 @@ pub(crate) struct Envd {
     options: Options,
     cgroups: Cgroups,
     cpu_meter: CpuMeter,
+    flush: Flush,
     log: Arc<LogQueue>,
+    machine: Machine,
+    resumes: watch::Sender<u64>,
     settings: RwLock<Settings>,
+    shipping: Shipping,
 }
 
 /// What `/init` sets.
@@ -48,9 +55,13 @@ impl Envd {
         let cgroups = if options.cgroups { Cgroups::make() } else { Cgroups::default() };
         Arc::new(Self {
             log: Arc::new(LogQueue::new(options.host.is_some(), options.verbose)),
+            machine: Machine::new(options.guest),
             options,
             cgroups,
             cpu_meter: CpuMeter::default(),
+            flush: Flush::default(),
+            resumes: watch::Sender::new(0),
+            shipping: Shipping::default(),
             settings: RwLock::new(Settings {
                 access_token: None,
                 default_user: INITIAL_USER.to_owned(),
@@ -71,6 +82,27 @@ impl Envd {
     /// The log lines for the host.
     pub(crate) fn log(&self) -> &Arc<LogQueue> {
         &self.log
+    }
+
+    /// Whether they are sent.
+    pub(crate) fn shipping(&self) -> &Shipping {
+        &self.shipping
+    }
+
+    /// Counts how often this daemon was resumed from a snapshot. Who is on the other side of a connection that is older
+    /// than the last time is gone.
+    pub(crate) fn resumes(&self) -> &watch::Sender<u64> {
+        &self.resumes
+    }
+
+    /// The machine around us.
+    pub(crate) fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    /// Writes everything to the disks.
+    pub(crate) fn flush(&self) -> &Flush {
+        &self.flush
     }
 
     /// How busy the processors are.

@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{URL_SAFE, URL_SAFE_NO_PAD};
+use guest_init::machine_name;
 
 use crate::error::{Attempt as _, Failure};
 
@@ -50,7 +51,7 @@ impl Cmdline {
             let bad = |expected: &str| invalid(key, value, expected);
             match key {
                 "probe" => found.probe = true,
-                "hostname" if valid_hostname(value) => found.hostname = value.to_owned(),
+                "hostname" if machine_name::is_valid(value) => found.hostname = value.to_owned(),
                 "hostname" => return Err(bad("1 to 63 letters, digits, dots or hyphens")),
                 "ip" => {
                     found.network =
@@ -80,12 +81,6 @@ impl Cmdline {
 fn invalid(key: &str, value: &str, expected: &str) -> Failure {
     let why = io::Error::new(io::ErrorKind::InvalidInput, format!("expected {expected}"));
     Failure::new(format!("use coldframe.{key}={value} from the kernel command line"), why)
-}
-
-fn valid_hostname(name: &str) -> bool {
-    (1..=63).contains(&name.len())
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.')
-        && !name.starts_with(['-', '.'])
 }
 
 fn parse_address(text: &str) -> Option<Network> {

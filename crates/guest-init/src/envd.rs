@@ -28,7 +28,7 @@ impl Program {
         // The descriptor closes on exec, which is after the kernel has opened the program through it.
         let mut command = Command::new(format!("/proc/self/fd/{}", self.0.as_raw_fd()));
         command
-            .args(["-host", HOST])
+            .args(["-guest", "-host", HOST])
             .current_dir("/")
             .env_clear()
             .envs([("PATH", PATH), ("HOME", "/root"), ("USER", "root"), ("LOGNAME", "root")])

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::ErrorKind;
 
+use guest_init::machine_name;
 use rustix::process::{Resource, Rlimit, setpriority_process, setrlimit};
 
 use crate::console::say;
@@ -40,7 +41,7 @@ pub(crate) fn after_network() {
 }
 
 pub(crate) fn apply(hostname: &str) -> Result<(), Failure> {
-    rustix::system::sethostname(hostname.as_bytes()).attempt(|| format!("set the host name {hostname}"))?;
+    machine_name::set_in_kernel(hostname).attempt(|| format!("set the host name {hostname}"))?;
     for (name, value) in SETTINGS {
         set(name, value);
     }

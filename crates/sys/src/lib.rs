@@ -1,6 +1,7 @@
 //! The few system calls that need unsafe code, each behind a safe function.
 
 pub mod child;
+pub mod entropy;
 pub mod heap;
 pub mod heap_limits;
 pub mod inherited;

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use guest_init::machine_name;
 use serde::Deserialize;
+use sys::entropy::MAX_SEED_BYTES;
 
 /// The body of a request. What E2B's daemon knows and this one has no use for yet is ignored.
 #[derive(Debug, Default, Deserialize)]
@@ -21,9 +23,16 @@ pub(super) struct InitBody {
     /// Names the time between a boot or resume and the next pause.
     #[serde(rename = "lifecycleID")]
     pub(super) lifecycle_id: Option<String>,
-    /// The id of this sandbox. Not in E2B's protocol, whose daemon asks a metadata service.
+    /// What the machine is called from now on. Ours, as the following: E2B's daemon asks a metadata service.
+    pub(super) hostname: Option<String>,
+    /// Bytes that nobody can guess, in hex.
+    entropy: Option<String>,
+    /// The same, decoded.
+    #[serde(skip)]
+    pub(super) seed: Vec<u8>,
+    /// The id of this sandbox.
     pub(super) sandbox_id: Option<String>,
-    /// The template of this sandbox. As above.
+    /// The template of this sandbox.
     pub(super) template_id: Option<String>,
 }
 
@@ -40,7 +49,7 @@ impl InitBody {
         if !body.trim_ascii_start().starts_with(b"{") {
             return Err("cannot read the request: it is not a JSON object".into());
         }
-        let body: Self = serde_json::from_slice(body).map_err(|error| {
+        let mut body: Self = serde_json::from_slice(body).map_err(|error| {
             format!("cannot read the request: line {} column {}", error.line(), error.column())
         })?;
         if body.access_token.as_ref().is_some_and(String::is_empty) {
@@ -51,8 +60,25 @@ impl InitBody {
                 return Err(format!("{name:?} cannot be set as an environment variable"));
             }
         }
+        if body.hostname.as_deref().is_some_and(|name| !machine_name::is_valid(name)) {
+            return Err("a host name must be 1 to 63 letters, digits, dots or hyphens".into());
+        }
+        if let Some(hex) = body.entropy.take() {
+            body.seed = decode(&hex).ok_or_else(|| {
+                format!("entropy must be hex digits, two for each of at most {MAX_SEED_BYTES} bytes")
+            })?;
+        }
         Ok(body)
     }
+}
+
+fn decode(hex: &str) -> Option<Vec<u8>> {
+    let digit = |digit: u8| char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok());
+    let (pairs, []) = hex.as_bytes().as_chunks() else { return None };
+    if pairs.len() > MAX_SEED_BYTES {
+        return None;
+    }
+    pairs.iter().map(|&[high, low]| Some(digit(high)? << 4 | digit(low)?)).collect()
 }
 
 #[cfg(test)]
@@ -66,7 +92,8 @@ mod tests {
         }
         let body = InitBody::parse(
             br#"{"accessToken":"t","envVars":{"A":"1"},"timestamp":"2026-01-02T03:04:05.678Z","defaultUser":"u",
-                 "defaultWorkdir":"/w","lifecycleID":"l","sandboxId":"s","templateId":"b"}"#,
+                 "defaultWorkdir":"/w","lifecycleID":"l","sandboxId":"s","templateId":"b",
+                 "hostname":"i0abc","entropy":"00fFa1"}"#,
         )
         .unwrap();
         assert_eq!(body.access_token.as_deref(), Some("t"));
@@ -77,6 +104,8 @@ mod tests {
         assert_eq!(body.lifecycle_id.as_deref(), Some("l"));
         assert_eq!(body.sandbox_id.as_deref(), Some("s"));
         assert_eq!(body.template_id.as_deref(), Some("b"));
+        assert_eq!(body.hostname.as_deref(), Some("i0abc"));
+        assert_eq!(body.seed, [0, 0xff, 0xa1]);
     }
 
     #[test]
@@ -91,6 +120,13 @@ mod tests {
             let error = InitBody::parse(body.as_bytes()).unwrap_err();
             assert!(!error.contains("secret"), "{error}");
         }
+        for entropy in ["0", "0g", "\u{fc}", "+1", &"00".repeat(MAX_SEED_BYTES + 1)] {
+            let error = InitBody::parse(format!(r#"{{"entropy":"{entropy}"}}"#).as_bytes()).unwrap_err();
+            assert!(error.contains("hex digits"), "{error}");
+        }
+        let longest = format!(r#"{{"entropy":"{}"}}"#, "00".repeat(MAX_SEED_BYTES));
+        assert_eq!(InitBody::parse(longest.as_bytes()).unwrap().seed.len(), MAX_SEED_BYTES);
+        assert!(InitBody::parse(br#"{"hostname":"a b"}"#).is_err());
         assert!(InitBody::parse(br#"{"accessToken":""}"#).is_err());
         assert!(InitBody::parse(br#"{"envVars":{"A=B":"1"}}"#).is_err());
         assert!(InitBody::parse(br#"{"envVars":{"A":"\u0000"}}"#).is_err());

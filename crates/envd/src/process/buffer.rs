@@ -40,6 +40,11 @@ impl Buffer {
     }
 }
 
+/// Frees the buffers that nobody uses.
+pub(crate) fn release() {
+    *KEPT.lock().unwrap_or_else(PoisonError::into_inner) = Vec::new();
+}
+
 impl AsRef<[u8]> for Buffer {
     fn as_ref(&self) -> &[u8] {
         &self.0

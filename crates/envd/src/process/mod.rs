@@ -46,6 +46,8 @@ use envd_proto::process::ProcessExt as _;
 use crate::connect;
 use crate::state::Envd;
 
+pub(crate) use buffer::release as release_buffers;
+
 /// The routes of the service.
 pub(crate) fn router(state: Arc<Envd>) -> Router {
     connect::mount(Arc::new(service::Service::new(state)).register(connectrpc::Router::new()))

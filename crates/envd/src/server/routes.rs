@@ -7,16 +7,18 @@ use axum::middleware::{from_fn, from_fn_with_state};
 use http::StatusCode;
 
 use crate::state::Envd;
-use crate::{auth, cors, envs, files, filesystem, health, init, metrics, process, user};
+use crate::{auth, cors, envs, files, filesystem, health, init, metrics, process, snapshot, sync, user};
 
 /// Everything this daemon answers.
 pub(crate) fn all(envd: &Arc<Envd>) -> Router {
     let share = || Arc::clone(envd);
     Router::new()
-        .merge(health::router())
+        .merge(health::router(share()))
         .merge(envs::router(share()))
         .merge(init::router(share()))
         .merge(metrics::router(share()))
+        .merge(snapshot::router(share()))
+        .merge(sync::router(share()))
         .merge(files::router(share()))
         .merge(process::router(share()))
         .merge(filesystem::router(share()))

@@ -25,12 +25,13 @@ impl Daemon {
     }
 
     pub fn with_args(args: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_envd"))
-            .args(["-port", "0", "-no-cgroups"])
-            .args(args)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        Self::with_command(&mut Command::new(env!("CARGO_BIN_EXE_envd")), args)
+    }
+
+    /// The daemon as started by another program, which becomes it.
+    pub fn with_command(command: &mut Command, args: &[&str]) -> Self {
+        let mut child =
+            command.args(["-port", "0", "-no-cgroups"]).args(args).stderr(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         let mut errors = BufReader::new(child.stderr.take().unwrap());
         errors.read_line(&mut line).unwrap();
