@@ -5,13 +5,13 @@ use std::time::Duration;
 pub struct ApiConfig {
     /// The domain under which `<port>-<id>.<domain>` leads to sandboxes; told to clients.
     pub domain: Option<String>,
-    /// The longest life of a sandbox from its start; a team's own limit may be shorter.
+    /// The longest life of a sandbox from its start or its last resume; a team's own limit may be shorter.
     pub max_timeout: Duration,
-    /// A new sandbox's life when a `POST /sandboxes` does not say.
+    /// A sandbox's life when a `POST /sandboxes` or `…/resume` does not say.
     pub default_timeout_v1: Duration,
-    /// A new sandbox's life when a `POST /v2/sandboxes` does not say, and what `connect` extends to.
+    /// A new sandbox's life when a `POST /v2/sandboxes` does not say, and when `connect` does not.
     pub default_timeout_v2: Duration,
-    /// How long the client of a create waits before it is answered 504.
+    /// How long the client of a create, a pause or a resume waits before it is answered 504.
     pub create_deadline: Duration,
     /// How long any other client waits before it is answered 504.
     pub request_deadline: Duration,

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use crate::ApiState;
 use crate::error::ApiError;
 
-/// For creating sandboxes.
+/// For creating, pausing and resuming sandboxes.
 pub(crate) async fn slow(State(state): State<ApiState>, request: Request, next: Next) -> Response {
     let deadline = state.config().create_deadline;
     guard(&state, request, next, deadline).await

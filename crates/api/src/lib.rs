@@ -5,8 +5,8 @@
 //!
 //! # When the client goes away
 //! Whatever changes something runs on its own task, so a client that disconnects, or a request that outlives its
-//! deadline (504), does not stop it halfway. Ending a sandbox or moving its end time is carried through. A sandbox
-//! whose id nobody received is ended again, unless the create had an idempotency key: then a repeated create with the
+//! deadline (504), does not stop it halfway. Ending, pausing or resuming a sandbox and moving its end time are carried
+//! through. A new sandbox whose id nobody received is ended again, unless the create had an idempotency key: then a repeated create with the
 //! same key finds it.
 #![forbid(unsafe_code)]
 
@@ -24,6 +24,7 @@ mod router;
 mod sandboxes;
 mod state;
 mod templates;
+mod wake;
 mod wire;
 
 pub use config::ApiConfig;

@@ -9,9 +9,13 @@ use crate::{ApiState, guard, health, sandboxes, templates};
 
 /// Every route of the REST surface.
 pub fn router(state: ApiState) -> Router {
-    let creates = Router::new()
+    let long = Router::new()
         .route("/sandboxes", post(sandboxes::create_v1))
         .route("/v2/sandboxes", post(sandboxes::create_v2))
+        .route("/sandboxes/{id}/connect", post(sandboxes::connect_v1))
+        .route("/v2/sandboxes/{id}/connect", post(sandboxes::connect_v2))
+        .route("/sandboxes/{id}/pause", post(sandboxes::pause))
+        .route("/sandboxes/{id}/resume", post(sandboxes::resume))
         .route_layer(from_fn_with_state(state.clone(), guard::slow));
     let rest = Router::new()
         .route("/sandboxes", get(sandboxes::list_v1))
@@ -20,8 +24,6 @@ pub fn router(state: ApiState) -> Router {
         .route("/sandboxes/{id}", get(sandboxes::show).delete(sandboxes::kill))
         .route("/sandboxes/{id}/timeout", post(sandboxes::set_timeout))
         .route("/sandboxes/{id}/refreshes", post(sandboxes::refresh))
-        .route("/sandboxes/{id}/connect", post(sandboxes::connect_v1))
-        .route("/v2/sandboxes/{id}/connect", post(sandboxes::connect_v2))
         .route("/sandboxes/{id}/metrics", get(sandboxes::metrics))
         .route("/sandboxes/{id}/logs", get(sandboxes::logs_v1))
         .route("/v2/sandboxes/{id}/logs", get(sandboxes::logs_v2))
@@ -30,8 +32,7 @@ pub fn router(state: ApiState) -> Router {
         .route_layer(from_fn_with_state(state.clone(), guard::quick));
     // Outside the guard: a server with too much to do is still alive.
     let open = Router::new().route("/health", get(health::health));
-    creates
-        .merge(rest)
+    long.merge(rest)
         .merge(open)
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)

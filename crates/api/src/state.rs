@@ -6,7 +6,7 @@ use model::Fleet;
 use tokio::sync::Semaphore;
 
 use crate::ApiConfig;
-use crate::pending::PendingCreates;
+use crate::pending::PendingStarts;
 
 /// What the handlers share. Cheap to clone.
 #[derive(Clone)]
@@ -18,7 +18,7 @@ struct Shared {
     config: ApiConfig,
     creates: Arc<Semaphore>,
     requests: Arc<Semaphore>,
-    pending: Arc<PendingCreates>,
+    pending: Arc<PendingStarts>,
 }
 
 impl ApiState {
@@ -58,11 +58,11 @@ impl ApiState {
         &self.0.requests
     }
 
-    pub(crate) fn pending(&self) -> &Arc<PendingCreates> {
+    pub(crate) fn pending(&self) -> &Arc<PendingStarts> {
         &self.0.pending
     }
 
-    /// The longest life that a sandbox of this team may have.
+    /// The longest that a sandbox of this team may run, from its start or its last resume.
     pub(crate) fn max_life(&self, team: &Team) -> Duration {
         self.config().max_timeout.min(Duration::from_secs(u64::from(team.limits.max_hours) * 3600))
     }

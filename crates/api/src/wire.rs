@@ -83,7 +83,7 @@ impl<'a> ListedSandbox<'a> {
             cpu_count: spec.shape.vcpus.0,
             memory_mib: spec.shape.memory.0,
             disk_mib: spec.shape.disk.0,
-            state: "running",
+            state: record.state.as_str(),
             envd_version: &record.envd_version,
             alias: spec.alias.as_deref(),
             metadata: &spec.metadata,
@@ -134,7 +134,7 @@ impl<'a> SandboxDetail<'a> {
                 mask_request_host: spec.network.mask_request_host.as_deref(),
             },
             lifecycle: Lifecycle {
-                auto_resume: false,
+                auto_resume: spec.auto_resume,
                 on_timeout: match spec.on_timeout {
                     OnTimeout::Kill => "kill",
                     OnTimeout::Pause => "pause",

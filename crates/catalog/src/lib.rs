@@ -1,4 +1,4 @@
-//! Teams, API keys and templates, durably.
+//! Teams, API keys, templates and paused sandboxes, durably.
 //!
 //! One file of SQLite holds them. The server and the command line may have it open at once: whatever one of them
 //! changes, the other sees at its next question, a deleted key within [`KEY_CACHE_TTL`]. The queries are plain enough
@@ -9,6 +9,7 @@ mod error;
 mod key;
 mod key_cache;
 mod lookup;
+mod paused;
 mod store;
 mod team;
 mod template;

@@ -19,11 +19,11 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a caller waits for a connection before it is told that the catalog is too busy.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Prepared statements that one connection keeps; there are about so many different ones.
-const STATEMENT_CACHE: usize = 24;
-/// The file holds hashes of keys: nobody else's business.
+const STATEMENT_CACHE: usize = 32;
+/// The file holds hashes of keys and the tokens of paused sandboxes: nobody else's business.
 const FILE_MODE: u32 = 0o600;
 
-/// Teams, API keys and templates. Clones share the connections and what is remembered of keys.
+/// Teams, API keys, templates and paused sandboxes. Clones share the connections and what is remembered of keys.
 #[derive(Debug, Clone)]
 pub struct Catalog {
     pub(crate) writer: SqlitePool,

@@ -104,6 +104,22 @@ impl Catalog {
         .transpose()
     }
 
+    /// The team with this id, as it is now.
+    ///
+    /// # Errors
+    /// When the catalog fails.
+    pub async fn team_by_id(&self, id: &TeamId) -> Result<Option<Team>, CatalogError> {
+        sqlx::query_as::<_, TeamRow>(
+            "SELECT id, slug, name, max_sandboxes, max_hours FROM teams WHERE id = $1",
+        )
+        .bind(id.as_str())
+        .fetch_optional(&self.reader)
+        .await
+        .map_err(CatalogError::query("find a team"))?
+        .map(TeamRow::read)
+        .transpose()
+    }
+
     /// Every team, by slug.
     ///
     /// # Errors

@@ -67,7 +67,9 @@ async fn the_files_are_private_and_survive_reopening() {
     }
     scene.catalog.close().await;
     let again = scene.another_process().await;
-    assert_eq!(again.team_by_slug("garden").await.unwrap(), Some(team));
+    assert_eq!(again.team_by_slug("garden").await.unwrap(), Some(team.clone()));
+    assert_eq!(again.team_by_id(&team.id).await.unwrap(), Some(team));
+    assert_eq!(again.team_by_id(&model::TeamId::random()).await.unwrap(), None);
 }
 
 #[tokio::test]

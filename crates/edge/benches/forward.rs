@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use edge::{ConnectError, Edge, EdgeConfig, Sandboxes, Target};
+use edge::{ConnectError, Edge, EdgeConfig, Sandboxes, Target, WakeError};
 use model::{GuestPort, NetworkPolicy, SandboxId, Secret};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -31,7 +31,11 @@ struct OneGuest(SocketAddr);
 impl Sandboxes for OneGuest {
     fn lookup(&self, _: &SandboxId) -> Option<Target> {
         let policy = NetworkPolicy { allow_public_traffic: true, ..NetworkPolicy::default() };
-        Some(Target { envd_token: Some(Secret::new("token")), traffic_token: None, policy })
+        Some(Target { envd_token: Some(Secret::new("token")), traffic_token: None, policy, asleep: false })
+    }
+
+    async fn wake(&self, _: &SandboxId) -> Result<(), WakeError> {
+        Ok(())
     }
 
     fn find_by_envd_token(&self, _: &mut dyn FnMut(&Secret) -> bool) -> Option<SandboxId> {

@@ -27,6 +27,9 @@ pub struct Timeouts {
     /// A client's connection without a request on it. Longer than the 600 s after which common load balancers drop
     /// theirs, so that they never send into a connection that is just being closed.
     pub client_idle: Duration,
+    /// The resume of a paused sandbox that a request waits for. A resume takes milliseconds when the machine is quiet; one
+    /// that comes while the sandbox is still being written to disk waits for that first.
+    pub wake: Duration,
     /// Reaching a port in a guest. Leaves room for two repeated SYNs when a burst overflows the guest's accept queue.
     pub connect: Duration,
     /// A connection to a guest without a request on it.
@@ -44,6 +47,7 @@ impl Default for Timeouts {
         Self {
             header: Duration::from_secs(30),
             client_idle: Duration::from_secs(620),
+            wake: Duration::from_secs(60),
             connect: Duration::from_secs(10),
             pooled_idle: Duration::from_secs(15),
             exchange_idle: Duration::from_secs(60 * 60),
@@ -82,6 +86,9 @@ pub(crate) const MAX_POOLED_PER_PORT: usize = 64;
 
 /// Ports of one sandbox for which idle connections are kept, so that a scan of all ports keeps nothing.
 pub(crate) const MAX_POOLED_PORTS: usize = 64;
+
+/// How often one request wakes its sandbox; one that is paused again each time is not fought over for ever.
+pub(crate) const MAX_WAKES: usize = 2;
 
 /// Tokens tried for one signed URL.
 pub(crate) const MAX_SIGNATURE_CANDIDATES: usize = 20_000;

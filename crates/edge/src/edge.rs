@@ -55,8 +55,9 @@ impl Edge {
     }
 
     /// Closes every connection into a sandbox, also those in the middle of a request or tunnel. To be called when a
-    /// sandbox ended or is paused, after [`Sandboxes::lookup`] stopped knowing it; sockets left open would keep its network namespace alive. What is forgotten to be
-    /// reported here is noticed by [`Sandboxes::lookup`] within [`Timeouts::pooled_idle`](crate::Timeouts::pooled_idle).
+    /// sandbox ended or is paused, after [`Sandboxes::lookup`] stopped knowing it or says that it is asleep; sockets left
+    /// open would keep its network namespace alive. What is forgotten to be reported here is noticed by
+    /// [`Sandboxes::lookup`] within [`Timeouts::pooled_idle`](crate::Timeouts::pooled_idle).
     pub fn forget(&self, id: &SandboxId) {
         self.0.guests.end(id);
     }

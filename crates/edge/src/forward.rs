@@ -17,9 +17,9 @@ use crate::client::Client;
 use crate::edge::Edge;
 use crate::link::Wire;
 use crate::refusal::Refusal;
-use crate::sandboxes::{ConnectError, Target};
+use crate::sandboxes::Target;
 use crate::upload::Upload;
-use crate::{headers, internal_routes, tunnel};
+use crate::{headers, internal_routes, tunnel, wake};
 
 /// Forwards a request to a sandbox, or says why not.
 pub(crate) async fn forward(
@@ -50,6 +50,9 @@ async fn exchange(
     let body = Upload::new(body, head.version, head.headers.contains_key(header::EXPECT));
     let target = edge.sandboxes().lookup(id).ok_or_else(|| Refusal::NotFound(id.clone()))?;
     admit(id, port, &head, &target)?;
+    if target.asleep {
+        wake::wake(edge, id).await?;
+    }
 
     let switching = Some(port).filter(|&port| port != GuestPort::ENVD && head.version == Version::HTTP_11);
     let switching = switching.and_then(|_| headers::upgrade(&head.headers));
@@ -100,8 +103,7 @@ async fn send(
     port: GuestPort,
     mut request: Request<Upload>,
 ) -> Result<(Response<Incoming>, Arc<Wire>), Refusal> {
-    let guest = edge.guests().of(id);
-    if let Some(link) = guest.take_idle(port) {
+    if let Some(link) = edge.guests().of(id).take_idle(port) {
         let copy = repeatable(&request);
         match (link.send(request).await, copy) {
             (Ok(answered), _) => return Ok(answered),
@@ -112,16 +114,7 @@ async fn send(
             },
         }
     }
-    let limits = &edge.config().timeouts;
-    let link = guest.connect(edge.sandboxes(), port, limits).await.map_err(|error| match error {
-        ConnectError::NotFound => Refusal::NotFound(id.clone()),
-        ConnectError::Refused => Refusal::PortClosed(id.clone(), port),
-        ConnectError::TimedOut => Refusal::TimedOut(id.clone(), port),
-        ConnectError::Io(error) => {
-            tracing::warn!(sandbox = %id, %port, %error, "connecting into a sandbox failed");
-            Refusal::Unreachable(id.clone(), port)
-        }
-    })?;
+    let link = wake::connect(edge, id, port).await?;
     link.send(request).await.map_err(|error| broken(error.error(), id, port))
 }
 

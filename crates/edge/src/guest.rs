@@ -33,6 +33,16 @@ impl Guests {
         }
     }
 
+    /// The same for what is known to be of an earlier run: connections of a later one, if there are any, stay.
+    fn end_one(&self, guest: &Arc<Guest>) {
+        let mut guests = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if guests.get(&guest.id).is_some_and(|current| Arc::ptr_eq(current, guest)) {
+            guests.remove(&guest.id);
+        }
+        drop(guests);
+        guest.end();
+    }
+
     /// Closes every connection into every sandbox.
     pub(crate) fn end_all(&self) {
         for (_, guest) in self.0.write().unwrap_or_else(PoisonError::into_inner).drain() {
@@ -40,13 +50,13 @@ impl Guests {
         }
     }
 
-    /// Closes connections that were idle for too long and those of sandboxes that are no more.
+    /// Closes connections that were idle for too long and those of sandboxes that do not run any more.
     pub(crate) fn sweep(&self, sandboxes: &dyn Sandboxes, max_idle: Duration) {
         let known: Vec<Arc<Guest>> =
             self.0.read().unwrap_or_else(PoisonError::into_inner).values().map(Arc::clone).collect();
         for guest in known {
-            if sandboxes.lookup(&guest.id).is_none() {
-                self.end(&guest.id);
+            if sandboxes.lookup(&guest.id).is_none_or(|target| target.asleep) {
+                self.end_one(&guest);
             } else {
                 guest.close_idle(max_idle);
             }
@@ -77,7 +87,7 @@ impl Guest {
         Self { id, ended: CancellationToken::new(), wires: Arc::default(), idle: Mutex::default() }
     }
 
-    /// Cancelled when the sandbox ended.
+    /// Cancelled when the sandbox ended or was paused.
     pub(crate) fn ended(&self) -> &CancellationToken {
         &self.ended
     }

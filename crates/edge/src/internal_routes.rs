@@ -1,8 +1,8 @@
 //! Routes of the guest daemon that are the host's alone: whoever reaches them owns the sandbox's state.
 
 /// First segments of these routes.
-const INTERNAL: [&str; 8] =
-    ["init", "freeze", "unfreeze", "collapse", "fsfreeze", "fsthaw", "upgrade", "snapshot"];
+const INTERNAL: [&str; 9] =
+    ["init", "freeze", "unfreeze", "collapse", "fsfreeze", "fsthaw", "upgrade", "snapshot", "sync"];
 
 /// How often a path is percent-decoded. The daemon decodes once; the rest is for what may stand between.
 const MAX_DECODES: usize = 3;
@@ -106,6 +106,8 @@ mod tests {
             "/upgrade",
             "/snapshot",
             "/snapshot/prepare",
+            "/sync",
+            "/SYNC/",
             "/init/x",
             "/%2finit",
             "\\init",
@@ -136,6 +138,8 @@ mod tests {
             "/files/init",
             "/filesystem.Filesystem/Stat",
             "/snap",
+            "/synchronise",
+            "/files/sync",
             "*",
             "/%zz",
             "/%",

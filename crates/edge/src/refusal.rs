@@ -7,6 +7,9 @@ use serde::Serialize;
 
 use crate::TRAFFIC_TOKEN_HEADER;
 
+/// When trying again is worth it, in seconds.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+
 /// Why a request was not forwarded.
 #[derive(Debug)]
 pub(crate) enum Refusal {
@@ -18,8 +21,14 @@ pub(crate) enum Refusal {
     BadHost,
     /// The request's body broke off or was not framed as HTTP wants.
     BadBody(SandboxId),
-    /// No live sandbox has the id.
+    /// No sandbox that traffic can reach has the id.
     NotFound(SandboxId),
+    /// The sandbox is paused, and there is no room for it now.
+    NoRoom(SandboxId),
+    /// The sandbox is paused and could not be resumed.
+    NotResumed(SandboxId),
+    /// The sandbox is paused and was not resumed in time.
+    WakeTimedOut(SandboxId),
     /// Nothing listens on the port.
     PortClosed(SandboxId, GuestPort),
     /// The guest did not take the connection in time.
@@ -58,10 +67,13 @@ impl Refusal {
             Self::TokenMissing(_) | Self::TokenInvalid(_) => StatusCode::FORBIDDEN,
             Self::InternalRoute => StatusCode::NOT_FOUND,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
-            Self::TimedOut(..) => StatusCode::GATEWAY_TIMEOUT,
-            Self::NotFound(_) | Self::PortClosed(..) | Self::BrokenAnswer(..) | Self::Unreachable(..) => {
-                StatusCode::BAD_GATEWAY
-            }
+            Self::NoRoom(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TimedOut(..) | Self::WakeTimedOut(_) => StatusCode::GATEWAY_TIMEOUT,
+            Self::NotFound(_)
+            | Self::NotResumed(_)
+            | Self::PortClosed(..)
+            | Self::BrokenAnswer(..)
+            | Self::Unreachable(..) => StatusCode::BAD_GATEWAY,
         }
     }
 
@@ -72,6 +84,15 @@ impl Refusal {
             Self::BadHost => ("Invalid header: Host".to_owned(), None, None),
             Self::BadBody(id) => ("The request body could not be read".to_owned(), Some(id), None),
             Self::NotFound(id) => ("The sandbox was not found".to_owned(), Some(id), None),
+            Self::NoRoom(id) => {
+                ("The sandbox is paused and there is no room to resume it now".to_owned(), Some(id), None)
+            }
+            Self::NotResumed(id) => {
+                ("The sandbox is paused and could not be resumed".to_owned(), Some(id), None)
+            }
+            Self::WakeTimedOut(id) => {
+                ("The sandbox is paused and was not resumed in time".to_owned(), Some(id), None)
+            }
             Self::PortClosed(id, port) => {
                 ("The sandbox is running but port is not open".to_owned(), Some(id), Some(*port))
             }
@@ -105,7 +126,11 @@ impl Refusal {
         let body = serde_json::to_vec(&self.text()).unwrap_or_default();
         let mut response = Response::new(Bytes::from(body));
         *response.status_mut() = self.status();
+        let retry = matches!(self, Self::NoRoom(_));
         let headers = response.headers_mut();
+        if retry {
+            headers.insert(header::RETRY_AFTER, RETRY_AFTER);
+        }
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
         response

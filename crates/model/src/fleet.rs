@@ -24,11 +24,21 @@ pub struct CreateSandbox {
     pub env: BTreeMap<String, String>,
     pub network: NetworkPolicy,
     pub on_timeout: OnTimeout,
+    pub auto_resume: bool,
     pub envd_token: Option<Secret>,
     pub traffic_token: Option<Secret>,
-    /// From now until the sandbox ends by itself.
+    /// From now until the sandbox ends by itself. Becomes [`SandboxSpec::timeout_secs`](crate::SandboxSpec::timeout_secs).
     pub timeout: Duration,
     pub idempotency_key: Option<String>,
+}
+
+/// A sandbox that a client may talk to.
+#[derive(Debug, Clone)]
+pub struct Connected {
+    /// The sandbox, running.
+    pub record: SandboxRecord,
+    /// Whether it was paused before.
+    pub resumed: bool,
 }
 
 /// Which samples are wanted; both ends included, `None` is open.
@@ -71,7 +81,7 @@ pub enum FleetError {
     /// The sandbox is in a state that does not allow the request.
     #[error("{0}")]
     Conflict(String),
-    /// The sandbox could not be started.
+    /// The sandbox could not be started or resumed. A paused one is still paused.
     #[error("{0}")]
     StartFailed(String),
     /// Something on this host is broken; details are in the server's log.
@@ -83,17 +93,17 @@ pub enum FleetError {
 #[async_trait]
 pub trait Fleet: Send + Sync + 'static {
     /// Starts a sandbox and returns when its guest daemon answers. A repeated idempotency key of the same team gives
-    /// the sandbox that the first call made.
+    /// the sandbox that the first call made, even if it is paused by now.
     async fn create(&self, wanted: CreateSandbox) -> Result<SandboxRecord, FleetError>;
 
-    /// One running sandbox of a team.
+    /// One sandbox of a team, running or paused.
     fn get(&self, team: &TeamId, id: &SandboxId) -> Result<SandboxRecord, FleetError>;
 
-    /// Every running sandbox of a team, in no order.
+    /// Every sandbox of a team, running or paused, in no order.
     fn list(&self, team: &TeamId) -> Vec<SandboxRecord>;
 
     /// Moves the end time to `timeout` from now. With `only_extend`, never to an earlier moment than it has. Durable
-    /// when it returns.
+    /// when it returns. [`FleetError::Conflict`] when the sandbox does not run.
     async fn set_timeout(
         &self,
         team: &TeamId,
@@ -102,10 +112,35 @@ pub trait Fleet: Send + Sync + 'static {
         only_extend: bool,
     ) -> Result<SandboxRecord, FleetError>;
 
-    /// Ends a sandbox; when it returns, everything the sandbox held is released.
+    /// Pauses a sandbox with its memory. When it returns, the pause survives a power cut and the sandbox uses neither
+    /// processor nor memory. [`FleetError::Conflict`] when it is paused already or being paused; after every other
+    /// error it runs on.
+    async fn pause(&self, team: &TeamId, id: &SandboxId) -> Result<(), FleetError>;
+
+    /// Makes sure that a sandbox runs. A running one lives at least `timeout` from now, never shorter than before; a
+    /// paused one is resumed and lives `timeout` from now. Calls for the same sandbox at once resume it once, and one
+    /// that comes while it is being paused or resumed waits for that.
+    async fn connect(
+        &self,
+        team: &TeamId,
+        id: &SandboxId,
+        timeout: Duration,
+    ) -> Result<Connected, FleetError>;
+
+    /// Resumes a paused sandbox, which then lives `timeout` from now. `auto_pause` changes what happens at its end
+    /// time, from now on. [`FleetError::Conflict`] when it runs.
+    async fn resume(
+        &self,
+        team: &TeamId,
+        id: &SandboxId,
+        timeout: Duration,
+        auto_pause: Option<bool>,
+    ) -> Result<SandboxRecord, FleetError>;
+
+    /// Ends a sandbox, running or paused; when it returns, everything the sandbox held is released.
     async fn kill(&self, team: &TeamId, id: &SandboxId) -> Result<(), FleetError>;
 
-    /// Samples of a running sandbox, oldest first.
+    /// Samples of a sandbox, oldest first. [`FleetError::Conflict`] when it is paused and none are kept.
     async fn metrics(
         &self,
         team: &TeamId,
@@ -113,7 +148,8 @@ pub trait Fleet: Send + Sync + 'static {
         range: MetricRange,
     ) -> Result<Vec<MetricSample>, FleetError>;
 
-    /// Lines of a running sandbox, oldest first unless the query says otherwise.
+    /// Lines of a sandbox, oldest first unless the query says otherwise. [`FleetError::Conflict`] when it is paused and
+    /// none are kept.
     async fn logs(&self, team: &TeamId, id: &SandboxId, query: LogQuery)
     -> Result<Vec<LogEntry>, FleetError>;
 }

@@ -8,16 +8,18 @@ mod fleet;
 mod id;
 mod log;
 mod metric;
+mod paused;
 mod quantity;
 mod sandbox;
 mod secret;
 
-pub use fleet::{CreateSandbox, Fleet, FleetError, LogQuery, MetricRange};
+pub use fleet::{Connected, CreateSandbox, Fleet, FleetError, LogQuery, MetricRange};
 pub use id::{BuildId, KeyId, ParseIdError, SandboxId, TeamId, TemplateId};
 pub use log::{LogEntry, LogLevel, LogSource};
 pub use metric::MetricSample;
+pub use paused::PausedSandbox;
 pub use quantity::{GuestPort, MiB, VcpuCount};
-pub use sandbox::{EndReason, NetworkPolicy, OnTimeout, SandboxRecord, SandboxSpec, Shape};
+pub use sandbox::{EndReason, NetworkPolicy, OnTimeout, SandboxRecord, SandboxSpec, SandboxState, Shape};
 pub use secret::Secret;
 
 /// The version that the guest daemon reports and that clients use to decide what it can do.

@@ -65,6 +65,13 @@ pub struct SandboxSpec {
     pub network: NetworkPolicy,
     /// What happens at its end time.
     pub on_timeout: OnTimeout,
+    /// Whether a request to one of its ports resumes it when it is paused.
+    #[serde(default)]
+    pub auto_resume: bool,
+    /// The life it was made with, in seconds; what a resume by traffic gives it again. Zero in a specification that was
+    /// written before this was kept.
+    #[serde(default)]
+    pub timeout_secs: u64,
     /// Needed by clients of the guest daemon; `None` leaves it open.
     pub envd_token: Option<Secret>,
     /// Needed by clients of other ports when these are not public.
@@ -78,13 +85,39 @@ pub struct SandboxSpec {
     pub idempotency_key: Option<String>,
 }
 
-/// A running sandbox as its node sees it.
+/// Whether a sandbox's processes run. What is on its way from one state to the other counts as what it will be: one
+/// that is being paused is paused, one that is being resumed is running.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SandboxState {
+    /// They run.
+    Running,
+    /// They are held in a snapshot, and use neither processor nor memory.
+    Paused,
+}
+
+impl SandboxState {
+    /// The word that clients know.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Paused => "paused",
+        }
+    }
+}
+
+/// A sandbox as its node sees it.
 #[derive(Debug, Clone)]
 pub struct SandboxRecord {
     /// What it was asked to be.
     pub spec: SandboxSpec,
-    /// The current end time.
+    /// Whether it runs.
+    pub state: SandboxState,
+    /// The current end time; of a paused one, when it was paused.
     pub end_at: Timestamp,
+    /// When a running one began to: its start or its last resume. A team's longest life of a sandbox counts from here.
+    pub running_since: Timestamp,
     /// Version of its guest daemon.
     pub envd_version: String,
     /// Its private directory on this host.
@@ -92,7 +125,7 @@ pub struct SandboxRecord {
 }
 
 /// Why a sandbox is no more.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "reason", content = "detail", rename_all = "snake_case")]
 pub enum EndReason {
     /// A client asked for it.
@@ -107,4 +140,31 @@ pub enum EndReason {
     VmmDied(String),
     /// Its supervisor died.
     SupervisorDied,
+    /// It was paused: this build holds its memory and its disk.
+    Paused(BuildId),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_specification_from_before_sandboxes_paused_is_read() {
+        let old = r#"{"id":"i1","team":"t1","template":"base","alias":null,"build":"b1",
+            "shape":{"vcpus":1,"memory":512,"disk":4096},"metadata":{},"env":{},
+            "network":{"allow_internet":false,"allow_public_traffic":true},"on_timeout":"pause",
+            "envd_token":null,"traffic_token":null,"started_at":"2026-01-02T03:04:05Z",
+            "end_at":"2026-01-02T03:09:05Z"}"#;
+        let spec: SandboxSpec = serde_json::from_str(old).unwrap();
+        assert_eq!(spec.on_timeout, OnTimeout::Pause);
+        assert!(!spec.auto_resume);
+        assert_eq!(spec.timeout_secs, 0);
+    }
+
+    #[test]
+    fn a_state_is_stored_as_the_word_that_clients_know() {
+        for state in [SandboxState::Running, SandboxState::Paused] {
+            assert_eq!(serde_json::to_value(state).unwrap(), state.as_str());
+        }
+    }
 }

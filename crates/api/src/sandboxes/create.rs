@@ -7,7 +7,7 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use catalog::{Team, TemplateName};
 use http::{HeaderMap, StatusCode};
-use model::{CreateSandbox, OnTimeout, Secret};
+use model::{CreateSandbox, Secret};
 
 use super::request::{NewSandbox, Rules};
 use super::start::start;
@@ -71,7 +71,8 @@ async fn create(
         envd_token: token(checked.secure),
         traffic_token: token(!checked.network.allow_public_traffic),
         network: checked.network,
-        on_timeout: OnTimeout::Kill,
+        on_timeout: checked.on_timeout,
+        auto_resume: checked.auto_resume,
         timeout: checked.timeout,
         idempotency_key,
     };

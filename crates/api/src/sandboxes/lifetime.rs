@@ -1,17 +1,15 @@
-//! `POST /sandboxes/{id}/timeout`, `…/refreshes`, `…/connect`.
+//! `POST /sandboxes/{id}/timeout`, `…/refreshes`.
 //!
 //! A request for more time than a sandbox may have at all is refused. One that fits, but would take this sandbox beyond
-//! its longest life counted from its start, gets what is left of it: the end time in the sandbox's details says so.
+//! its longest life counted from its start or last resume, gets what is left of it: the end time in the sandbox's details says so.
 
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
 use catalog::Team;
 use http::StatusCode;
 use jiff::Timestamp;
-use model::{SandboxId, SandboxRecord};
+use model::{FleetError, SandboxId, SandboxRecord, SandboxState};
 use serde::Deserialize;
 
 use super::request::timeout;
@@ -21,7 +19,6 @@ use crate::body::SmallJson;
 use crate::detach::detach;
 use crate::error::ApiError;
 use crate::path::SandboxPath;
-use crate::wire::Sandbox;
 
 /// The longest extension by `refreshes`, by E2B's specification.
 const MAX_REFRESH: Duration = Duration::from_secs(3600);
@@ -31,7 +28,7 @@ pub(crate) struct SetTimeout {
     timeout: i64,
 }
 
-/// Moves the end time, to earlier or later; zero ends the sandbox now.
+/// Moves the end time, to earlier or later; zero is the end now.
 pub(crate) async fn set_timeout(
     Caller(team): Caller,
     State(state): State<ApiState>,
@@ -39,7 +36,7 @@ pub(crate) async fn set_timeout(
     SmallJson(body): SmallJson<SetTimeout>,
 ) -> Result<StatusCode, ApiError> {
     let wanted = timeout("timeout", body.timeout, state.max_life(&team))?;
-    move_end(state, team, id, wanted, false).await?;
+    move_end_of(state, team, id, wanted, false).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -60,66 +57,38 @@ pub(crate) async fn refresh(
         Some(seconds) => timeout("duration", seconds, max)?,
         None => state.config().default_timeout_v1.min(max),
     };
-    move_end(state, team, id, wanted, true).await?;
+    move_end_of(state, team, id, wanted, true).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-#[derive(Deserialize)]
-pub(crate) struct ConnectV1 {
-    timeout: i64,
-}
-
-#[derive(Deserialize)]
-pub(crate) struct ConnectV2 {
-    timeout: Option<i64>,
-}
-
-/// Tells a client how to reach a running sandbox, which then lives at least `timeout` longer.
-pub(crate) async fn connect_v1(
-    Caller(team): Caller,
-    State(state): State<ApiState>,
-    SandboxPath(id): SandboxPath,
-    SmallJson(body): SmallJson<ConnectV1>,
-) -> Result<Response, ApiError> {
-    connect(state, team, id, Some(body.timeout)).await
-}
-
-/// Like [`connect_v1`] with a default. Its `memory` concerns paused sandboxes only.
-pub(crate) async fn connect_v2(
-    Caller(team): Caller,
-    State(state): State<ApiState>,
-    SandboxPath(id): SandboxPath,
-    SmallJson(body): SmallJson<ConnectV2>,
-) -> Result<Response, ApiError> {
-    connect(state, team, id, body.timeout).await
-}
-
-async fn connect(
-    state: ApiState,
-    team: Team,
-    id: SandboxId,
-    seconds: Option<i64>,
-) -> Result<Response, ApiError> {
-    let max = state.max_life(&team);
-    let wanted = match seconds {
-        Some(seconds) => timeout("timeout", seconds, max)?,
-        None => state.config().default_timeout_v2.min(max),
-    };
-    let record = move_end(state.clone(), team, id, wanted, true).await?;
-    Ok(Json(Sandbox::new(&record, state.config().domain.as_deref())).into_response())
-}
-
-async fn move_end(
+/// Moves the end of a sandbox that runs; one that is paused has none to move.
+async fn move_end_of(
     state: ApiState,
     team: Team,
     id: SandboxId,
     wanted: Duration,
     only_extend: bool,
-) -> Result<SandboxRecord, ApiError> {
+) -> Result<(), ApiError> {
     let record = state.fleet().get(&team.id, &id)?;
-    let age = Timestamp::now().duration_since(record.spec.started_at);
+    if record.state == SandboxState::Paused {
+        let message = format!("Sandbox \"{id}\" is paused and has no end time: connect to it to resume it");
+        return Err(FleetError::Conflict(message).into());
+    }
+    detach(async move { Ok(move_end(&state, &team, &id, &record, wanted, only_extend).await?) }).await?;
+    Ok(())
+}
+
+/// Moves the end of a sandbox that was seen running, within its longest life.
+pub(super) async fn move_end(
+    state: &ApiState,
+    team: &Team,
+    id: &SandboxId,
+    seen: &SandboxRecord,
+    wanted: Duration,
+    only_extend: bool,
+) -> Result<SandboxRecord, FleetError> {
+    let age = Timestamp::now().duration_since(seen.running_since);
     let age = Duration::try_from(age).unwrap_or_default();
-    let left = state.max_life(&team).saturating_sub(age);
-    let timeout = wanted.min(left);
-    detach(async move { Ok(state.fleet().set_timeout(&team.id, &id, timeout, only_extend).await?) }).await
+    let left = state.max_life(team).saturating_sub(age);
+    state.fleet().set_timeout(&team.id, id, wanted.min(left), only_extend).await
 }

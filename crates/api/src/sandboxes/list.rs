@@ -1,5 +1,7 @@
 //! `GET /sandboxes`, `GET /v2/sandboxes`.
 
+use std::collections::BTreeSet;
+
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -8,7 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
-use model::{SandboxRecord, TeamId, TemplateId};
+use model::{SandboxRecord, SandboxState, TeamId, TemplateId};
 
 use super::cursor::{Cursor, Order};
 use super::metadata_filter::MetadataFilter;
@@ -31,12 +33,12 @@ pub(crate) async fn list_v1(
 ) -> Result<Response, ApiError> {
     let metadata = read_metadata(&params)?;
     let mut records = state.fleet().list(&team.id);
-    records.retain(|record| metadata.matches(&record.spec.metadata));
+    records.retain(|record| record.state == SandboxState::Running && metadata.matches(&record.spec.metadata));
     sort(&mut records, Order::Desc);
     Ok(page(&records))
 }
 
-/// Sandboxes that fit a filter, page by page.
+/// Sandboxes that fit a filter, running ones and paused ones, page by page.
 pub(crate) async fn list_v2(
     Caller(team): Caller,
     State(state): State<ApiState>,
@@ -57,16 +59,16 @@ pub(crate) async fn list_v2(
         Some(text) => Some(TemplateFilter::read(&state, &team.id, text).await?),
         None => None,
     };
-    let running = wants_running(&params)?;
+    let states = read_states(&params)?;
 
-    // Nothing pauses sandboxes yet, so every one of them is running.
-    let mut records = if running { state.fleet().list(&team.id) } else { Vec::new() };
+    let mut records = state.fleet().list(&team.id);
     records.retain(|record| {
-        metadata.matches(&record.spec.metadata)
+        states.contains(&record.state)
+            && metadata.matches(&record.spec.metadata)
             && started_after.is_none_or(|time| record.spec.started_at >= time)
             && template.as_ref().is_none_or(|template| template.matches(record))
     });
-    let total = records.len();
+    let running = records.iter().filter(|record| record.state == SandboxState::Running).count();
     sort(&mut records, order);
     if let Some(cursor) = cursor {
         records.retain(|record| cursor.precedes(record));
@@ -75,8 +77,8 @@ pub(crate) async fn list_v2(
     records.truncate(limit);
 
     let mut headers = HeaderMap::new();
-    if running {
-        headers.insert(TOTAL_RUNNING, HeaderValue::from(total));
+    if states.contains(&SandboxState::Running) {
+        headers.insert(TOTAL_RUNNING, HeaderValue::from(running));
     }
     if let Some(last) = records.last().filter(|_| more) {
         let token = Cursor::after(last, order).encode();
@@ -102,20 +104,16 @@ fn read_metadata(params: &Params) -> Result<MetadataFilter, ApiError> {
 }
 
 /// The states that are asked for; none named means all.
-fn wants_running(params: &Params) -> Result<bool, ApiError> {
-    let (mut running, mut any) = (false, false);
-    for state in params.list("state") {
-        any = true;
-        match state {
-            "running" => running = true,
-            "paused" => {}
-            other => {
-                let other = shown(other);
-                return Err(ApiError::bad_request(format!("state must be running or paused, not '{other}'")));
-            }
-        }
-    }
-    Ok(running || !any)
+fn read_states(params: &Params) -> Result<BTreeSet<SandboxState>, ApiError> {
+    const ALL: [SandboxState; 2] = [SandboxState::Running, SandboxState::Paused];
+    let read = |text: &str| {
+        let state = ALL.into_iter().find(|state| state.as_str() == text);
+        state.ok_or_else(|| {
+            ApiError::bad_request(format!("state must be running or paused, not '{}'", shown(text)))
+        })
+    };
+    let asked = params.list("state").map(read).collect::<Result<BTreeSet<_>, _>>()?;
+    Ok(if asked.is_empty() { ALL.into() } else { asked })
 }
 
 /// RFC 3339; without an offset it is taken for UTC. A `+` that a hasty client did not encode arrives as a space.

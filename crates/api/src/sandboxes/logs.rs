@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use model::{LogLevel, LogQuery};
+use model::{FleetError, LogEntry, LogLevel, LogQuery, SandboxId, TeamId};
 use serde::Serialize;
 
 use crate::ApiState;
@@ -34,7 +34,7 @@ pub(crate) async fn logs_v1(
 ) -> Result<Response, ApiError> {
     let query =
         LogQuery { start: params.unix_millis("start")?, limit: Some(limit(&params)?), ..LogQuery::default() };
-    let entries = state.fleet().logs(&team.id, &id, query).await?;
+    let entries = read(&state, &team.id, &id, query).await?;
     let body = LogsV1 {
         logs: entries.iter().map(RawLogLine::new).collect(),
         log_entries: entries.iter().map(LogLine::new).collect(),
@@ -72,8 +72,21 @@ pub(crate) async fn logs_v2(
     let (start, end) = if backward { (None, cursor) } else { (cursor, None) };
     let query =
         LogQuery { start, end, limit: Some(limit(&params)?), level: level(&params)?, search, backward };
-    let entries = state.fleet().logs(&team.id, &id, query).await?;
+    let entries = read(&state, &team.id, &id, query).await?;
     Ok(Json(LogsV2 { logs: entries.iter().map(LogLine::new).collect() }).into_response())
+}
+
+/// The lines of a sandbox; none of a paused one of which none are kept.
+async fn read(
+    state: &ApiState,
+    team: &TeamId,
+    id: &SandboxId,
+    query: LogQuery,
+) -> Result<Vec<LogEntry>, ApiError> {
+    match state.fleet().logs(team, id, query).await {
+        Err(FleetError::Conflict(_)) => Ok(Vec::new()),
+        other => Ok(other?),
+    }
 }
 
 fn limit(params: &Params) -> Result<usize, ApiError> {

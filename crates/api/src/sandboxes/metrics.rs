@@ -21,7 +21,7 @@ const MAX_IDS: usize = 100;
 /// How old a sandbox's newest sample may be to count as current.
 const CURRENT: SignedDuration = SignedDuration::from_secs(60);
 
-/// What a sandbox used over a time.
+/// What a sandbox used over a time; empty for a paused one of which no samples are kept.
 pub(crate) async fn metrics(
     Caller(team): Caller,
     State(state): State<ApiState>,
@@ -34,7 +34,11 @@ pub(crate) async fn metrics(
     {
         return Err(ApiError::bad_request("start must not be after end"));
     }
-    let samples = state.fleet().metrics(&team.id, &id, range).await?;
+    let samples = match state.fleet().metrics(&team.id, &id, range).await {
+        // Paused, and none are kept.
+        Err(FleetError::Conflict(_)) => Vec::new(),
+        other => other?,
+    };
     Ok(Json(samples.into_iter().map(SandboxMetric::from).collect()))
 }
 
@@ -43,7 +47,8 @@ pub(crate) struct MetricsOfMany {
     sandboxes: BTreeMap<String, SandboxMetric>,
 }
 
-/// The newest sample of each of several sandboxes; those that are not there, or have none yet, are left out.
+/// The newest sample of each of several sandboxes; those that are not there, or have none yet or while they are paused,
+/// are left out.
 pub(crate) async fn metrics_of_many(
     Caller(team): Caller,
     State(state): State<ApiState>,
@@ -70,7 +75,7 @@ pub(crate) async fn metrics_of_many(
                     sandboxes.insert(id.to_string(), newest.into());
                 }
             }
-            Err(FleetError::NotFound(_)) => {}
+            Err(FleetError::NotFound(_) | FleetError::Conflict(_)) => {}
             // One sandbox in trouble must not hide the others.
             Err(error) => tracing::warn!(sandbox = %id, %error, "cannot read metrics"),
         }

@@ -12,7 +12,7 @@ use crate::error::ApiError;
 use crate::path::SandboxPath;
 use crate::wire::SandboxDetail;
 
-/// Everything about one sandbox.
+/// Everything about one sandbox, running or paused.
 pub(crate) async fn show(
     Caller(team): Caller,
     State(state): State<ApiState>,
@@ -22,7 +22,7 @@ pub(crate) async fn show(
     Ok(Json(SandboxDetail::new(&record, state.config().domain.as_deref())).into_response())
 }
 
-/// Ends a sandbox; when the answer arrives, everything it held is released.
+/// Ends a sandbox, running or paused; when the answer arrives, everything it held is released.
 pub(crate) async fn kill(
     Caller(team): Caller,
     State(state): State<ApiState>,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use model::NetworkPolicy;
+use model::{NetworkPolicy, OnTimeout};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -64,6 +64,8 @@ pub(super) struct Checked {
     pub(super) network: NetworkPolicy,
     pub(super) metadata: BTreeMap<String, String>,
     pub(super) env: BTreeMap<String, String>,
+    pub(super) on_timeout: OnTimeout,
+    pub(super) auto_resume: bool,
 }
 
 impl NewSandbox {
@@ -88,20 +90,23 @@ impl NewSandbox {
         check_metadata(&metadata)?;
         let env = self.env_vars.unwrap_or_default();
         check_env(&env)?;
-        Ok(Checked { template: self.template, timeout, secure, network, metadata, env })
+        let on_timeout = if self.auto_pause == Some(true) { OnTimeout::Pause } else { OnTimeout::Kill };
+        let auto_resume = self.auto_resume.is_some_and(|auto| auto.enabled);
+        let template = self.template;
+        Ok(Checked { template, timeout, secure, network, metadata, env, on_timeout, auto_resume })
     }
 
     /// What a client asked for and this version cannot do must not be ignored. What clients send by default, such as
     /// `autoPause: false`, is no such thing.
     fn refuse_what_is_missing(&self) -> Result<(), ApiError> {
-        if self.auto_pause == Some(true) {
-            return Err(unsupported("autoPause", "pausing sandboxes"));
-        }
         if self.auto_pause_memory == Some(false) {
-            return Err(ApiError::bad_request("autoPauseMemory: false needs autoPause: true"));
-        }
-        if self.auto_resume.as_ref().is_some_and(|auto| auto.enabled) {
-            return Err(unsupported("autoResume", "resuming sandboxes"));
+            if self.auto_pause != Some(true) {
+                return Err(ApiError::bad_request("autoPauseMemory: false needs autoPause: true"));
+            }
+            if self.auto_resume.as_ref().is_some_and(|auto| auto.enabled) {
+                return Err(ApiError::bad_request("autoPauseMemory: false excludes autoResume"));
+            }
+            return Err(unsupported("autoPauseMemory: false", "pausing without memory"));
         }
         if !self.mcp.as_ref().is_none_or(Value::is_null) {
             return Err(unsupported("mcp", "the MCP gateway"));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use catalog::Team;
 use http::StatusCode;
-use model::{CreateSandbox, NetworkPolicy, SandboxRecord, Secret, TemplateId};
+use model::{CreateSandbox, NetworkPolicy, OnTimeout, SandboxRecord, Secret, TemplateId};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::ApiState;
@@ -21,7 +21,7 @@ pub(super) async fn start(
     wanted: CreateSandbox,
     permit: OwnedSemaphorePermit,
 ) -> Result<SandboxRecord, ApiError> {
-    let place = state.pending().enter(team, &wanted, state.fleet().as_ref())?;
+    let place = state.pending().create(team, &wanted, state.fleet().as_ref())?;
     let repeat = Repeat::of(&wanted);
     let (sender, receiver) = oneshot::channel();
     tokio::spawn(work(state.clone(), wanted, permit, place, sender));
@@ -71,6 +71,8 @@ struct Repeat {
     network: NetworkPolicy,
     metadata: BTreeMap<String, String>,
     env: BTreeMap<String, String>,
+    on_timeout: OnTimeout,
+    auto_resume: bool,
 }
 
 impl Repeat {
@@ -82,6 +84,8 @@ impl Repeat {
             network: wanted.network.clone(),
             metadata: wanted.metadata.clone(),
             env: wanted.env.clone(),
+            on_timeout: wanted.on_timeout,
+            auto_resume: wanted.auto_resume,
         })
     }
 
@@ -92,12 +96,14 @@ impl Repeat {
         let same = spec.template == self.template
             && spec.network == self.network
             && spec.metadata == self.metadata
-            && spec.env == self.env;
+            && spec.env == self.env
+            && spec.on_timeout == self.on_timeout
+            && spec.auto_resume == self.auto_resume;
         if first || same {
             return Ok(record);
         }
         let message =
-            "this Idempotency-Key was used before for a different request, whose sandbox is still running";
+            "this Idempotency-Key was used before for a different request, whose sandbox is still there";
         Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, message).code("idempotency_request_mismatch"))
     }
 }

@@ -1,6 +1,6 @@
 //! Sandboxes without machines: the smallest thing that keeps the promises of `model::Fleet`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,8 +9,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 use model::{
-    CreateSandbox, Fleet, FleetError, LogEntry, LogQuery, MetricRange, MetricSample, SandboxId,
-    SandboxRecord, SandboxSpec, TeamId,
+    Connected, CreateSandbox, Fleet, FleetError, LogEntry, LogQuery, MetricRange, MetricSample, OnTimeout,
+    SandboxId, SandboxRecord, SandboxSpec, SandboxState, TeamId,
 };
 use tokio::sync::watch;
 
@@ -18,16 +18,21 @@ use tokio::sync::watch;
 pub(crate) const NO_CAPACITY: &str = "no-capacity";
 pub(crate) const FAIL: &str = "fail";
 pub(crate) const PANIC: &str = "panic";
+/// The same for resumes.
+pub(crate) const NO_RESUME: &str = "no-resume";
 
 pub(crate) struct MemoryFleet {
     sandboxes: Mutex<HashMap<SandboxId, SandboxRecord>>,
     pub(crate) samples: Mutex<Vec<MetricSample>>,
     pub(crate) lines: Mutex<Vec<LogEntry>>,
     pub(crate) last_query: Mutex<Option<LogQuery>>,
-    /// Creates wait while it is false.
+    /// Sandboxes that are shown as running whatever they are, as if they had been paused just after the question.
+    pub(crate) shown_running: Mutex<HashSet<SandboxId>>,
+    /// Creates and resumes wait while it is false.
     pub(crate) open: watch::Sender<bool>,
     pub(crate) waiting: AtomicUsize,
     pub(crate) created: AtomicUsize,
+    pub(crate) resumed: AtomicUsize,
     pub(crate) killed: AtomicUsize,
 }
 
@@ -38,9 +43,11 @@ impl Default for MemoryFleet {
             samples: Mutex::default(),
             lines: Mutex::default(),
             last_query: Mutex::default(),
+            shown_running: Mutex::default(),
             open: watch::Sender::new(true),
             waiting: AtomicUsize::new(0),
             created: AtomicUsize::new(0),
+            resumed: AtomicUsize::new(0),
             killed: AtomicUsize::new(0),
         }
     }
@@ -54,6 +61,51 @@ impl MemoryFleet {
 
     pub(crate) fn all(&self) -> Vec<SandboxRecord> {
         self.sandboxes.lock().unwrap().values().cloned().collect()
+    }
+
+    /// Puts a sandbox to sleep as if its end time had come.
+    pub(crate) fn put_to_sleep(&self, id: &SandboxId) {
+        let mut sandboxes = self.sandboxes.lock().unwrap();
+        let record = sandboxes.get_mut(id).unwrap();
+        record.state = SandboxState::Paused;
+        record.end_at = Timestamp::now();
+    }
+
+    /// Waits while the fleet is not open.
+    async fn pass(&self) {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        self.open.subscribe().wait_for(|open| *open).await.unwrap();
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn shown(&self, record: SandboxRecord) -> SandboxRecord {
+        let running = self.shown_running.lock().unwrap().contains(&record.spec.id);
+        SandboxRecord { state: if running { SandboxState::Running } else { record.state }, ..record }
+    }
+
+    fn runs(&self, team: &TeamId, id: &SandboxId) -> Result<(), FleetError> {
+        match self.get(team, id)?.state {
+            SandboxState::Running => Ok(()),
+            SandboxState::Paused => Err(FleetError::Conflict(format!("nothing is kept of {id}"))),
+        }
+    }
+
+    /// Whether it was paused.
+    fn wake(&self, id: &SandboxId, timeout: Duration) -> Result<bool, FleetError> {
+        let mut sandboxes = self.sandboxes.lock().unwrap();
+        let record = sandboxes.get_mut(id).ok_or_else(|| FleetError::NotFound(id.clone()))?;
+        if record.state == SandboxState::Running {
+            return Ok(false);
+        }
+        if record.spec.metadata.get("test").map(String::as_str) == Some(NO_RESUME) {
+            return Err(FleetError::StartFailed("the snapshot's disk is damaged".into()));
+        }
+        record.state = SandboxState::Running;
+        record.running_since = Timestamp::now();
+        record.end_at = record.running_since + SignedDuration::try_from(timeout).unwrap();
+        self.shown_running.lock().unwrap().remove(id);
+        self.resumed.fetch_add(1, Ordering::SeqCst);
+        Ok(true)
     }
 
     pub(crate) fn record(wanted: CreateSandbox, started_at: Timestamp) -> SandboxRecord {
@@ -70,13 +122,17 @@ impl MemoryFleet {
                 env: wanted.env,
                 network: wanted.network,
                 on_timeout: wanted.on_timeout,
+                auto_resume: wanted.auto_resume,
+                timeout_secs: wanted.timeout.as_secs(),
                 envd_token: wanted.envd_token,
                 traffic_token: wanted.traffic_token,
                 started_at,
                 end_at,
                 idempotency_key: wanted.idempotency_key,
             },
+            state: SandboxState::Running,
             end_at,
+            running_since: started_at,
             envd_version: model::ENVD_VERSION.into(),
             dir: PathBuf::new(),
         }
@@ -92,9 +148,7 @@ impl Fleet for MemoryFleet {
             Some(PANIC) => panic!("the fleet has a bug"),
             _ => {}
         }
-        self.waiting.fetch_add(1, Ordering::SeqCst);
-        self.open.subscribe().wait_for(|open| *open).await.unwrap();
-        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        self.pass().await;
         let mut sandboxes = self.sandboxes.lock().unwrap();
         let same = |record: &&SandboxRecord| {
             wanted.idempotency_key.is_some()
@@ -113,11 +167,12 @@ impl Fleet for MemoryFleet {
     fn get(&self, team: &TeamId, id: &SandboxId) -> Result<SandboxRecord, FleetError> {
         let sandboxes = self.sandboxes.lock().unwrap();
         let own = sandboxes.get(id).filter(|record| &record.spec.team == team);
-        own.cloned().ok_or_else(|| FleetError::NotFound(id.clone()))
+        own.cloned().map(|record| self.shown(record)).ok_or_else(|| FleetError::NotFound(id.clone()))
     }
 
     fn list(&self, team: &TeamId) -> Vec<SandboxRecord> {
-        self.all().into_iter().filter(|record| &record.spec.team == team).collect()
+        let own = self.all().into_iter().filter(|record| &record.spec.team == team);
+        own.map(|record| self.shown(record)).collect()
     }
 
     async fn set_timeout(
@@ -130,11 +185,62 @@ impl Fleet for MemoryFleet {
         self.get(team, id)?;
         let mut sandboxes = self.sandboxes.lock().unwrap();
         let record = sandboxes.get_mut(id).ok_or_else(|| FleetError::NotFound(id.clone()))?;
+        if record.state == SandboxState::Paused {
+            return Err(FleetError::Conflict(format!("sandbox {id} does not run")));
+        }
         let end = Timestamp::now() + SignedDuration::try_from(timeout).unwrap();
         if !only_extend || end > record.end_at {
             record.end_at = end;
         }
         Ok(record.clone())
+    }
+
+    async fn pause(&self, team: &TeamId, id: &SandboxId) -> Result<(), FleetError> {
+        self.get(team, id)?;
+        self.pass().await;
+        let mut sandboxes = self.sandboxes.lock().unwrap();
+        let record = sandboxes.get_mut(id).ok_or_else(|| FleetError::NotFound(id.clone()))?;
+        if record.state == SandboxState::Paused {
+            return Err(FleetError::Conflict(format!("sandbox {id} is paused already")));
+        }
+        record.state = SandboxState::Paused;
+        record.end_at = Timestamp::now();
+        Ok(())
+    }
+
+    async fn connect(
+        &self,
+        team: &TeamId,
+        id: &SandboxId,
+        timeout: Duration,
+    ) -> Result<Connected, FleetError> {
+        self.get(team, id)?;
+        self.pass().await;
+        let resumed = self.wake(id, timeout)?;
+        if !resumed {
+            self.set_timeout(team, id, timeout, true).await?;
+        }
+        Ok(Connected { record: self.get(team, id)?, resumed })
+    }
+
+    async fn resume(
+        &self,
+        team: &TeamId,
+        id: &SandboxId,
+        timeout: Duration,
+        auto_pause: Option<bool>,
+    ) -> Result<SandboxRecord, FleetError> {
+        self.get(team, id)?;
+        self.pass().await;
+        if !self.wake(id, timeout)? {
+            return Err(FleetError::Conflict(format!("sandbox {id} runs")));
+        }
+        if let Some(auto_pause) = auto_pause {
+            let mut sandboxes = self.sandboxes.lock().unwrap();
+            let spec = &mut sandboxes.get_mut(id).unwrap().spec;
+            spec.on_timeout = if auto_pause { OnTimeout::Pause } else { OnTimeout::Kill };
+        }
+        self.get(team, id)
     }
 
     async fn kill(&self, team: &TeamId, id: &SandboxId) -> Result<(), FleetError> {
@@ -150,7 +256,7 @@ impl Fleet for MemoryFleet {
         id: &SandboxId,
         range: MetricRange,
     ) -> Result<Vec<MetricSample>, FleetError> {
-        self.get(team, id)?;
+        self.runs(team, id)?;
         let inside = |sample: &&MetricSample| {
             range.start.is_none_or(|start| sample.timestamp >= start)
                 && range.end.is_none_or(|end| sample.timestamp <= end)
@@ -164,7 +270,7 @@ impl Fleet for MemoryFleet {
         id: &SandboxId,
         query: LogQuery,
     ) -> Result<Vec<LogEntry>, FleetError> {
-        self.get(team, id)?;
+        self.runs(team, id)?;
         *self.last_query.lock().unwrap() = Some(query);
         Ok(self.lines.lock().unwrap().clone())
     }

@@ -7,13 +7,11 @@ use serde_json::json;
 
 use crate::scene::Scene;
 
-fn left(scene: &Scene, record: &SandboxRecord) -> i64 {
-    let all = scene.fleet.all();
-    let now = all.iter().find(|other| other.spec.id == record.spec.id).unwrap();
-    now.end_at.duration_since(Timestamp::now()).as_secs()
+pub(crate) fn left(scene: &Scene, record: &SandboxRecord) -> i64 {
+    scene.now(&record.spec.id).end_at.duration_since(Timestamp::now()).as_secs()
 }
 
-fn about(seconds: i64, expected: i64) {
+pub(crate) fn about(seconds: i64, expected: i64) {
     assert!((expected - 5..=expected).contains(&seconds), "{seconds} s are left, not about {expected} s");
 }
 

@@ -10,4 +10,6 @@ mod lifetime;
 mod list;
 mod load;
 mod observe;
+mod pause;
 mod scene;
+mod wake;

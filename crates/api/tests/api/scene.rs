@@ -9,8 +9,8 @@ use axum::Router;
 use catalog::{Catalog, Team, Template};
 use jiff::Timestamp;
 use model::{
-    BuildId, CreateSandbox, MiB, NetworkPolicy, OnTimeout, SandboxRecord, Secret, Shape, TemplateId,
-    VcpuCount,
+    BuildId, CreateSandbox, MiB, NetworkPolicy, OnTimeout, SandboxId, SandboxRecord, Secret, Shape,
+    TemplateId, VcpuCount,
 };
 use tempfile::TempDir;
 
@@ -23,6 +23,7 @@ pub(crate) struct Scene {
     _dir: TempDir,
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) fleet: Arc<MemoryFleet>,
+    pub(crate) state: ApiState,
     pub(crate) router: Router,
     pub(crate) team: Team,
     pub(crate) key: Secret,
@@ -43,8 +44,9 @@ impl Scene {
         let base = template(None, "base");
         catalog.put_template(&base).await.unwrap();
         let fleet = Arc::new(MemoryFleet::default());
-        let router = api::router(ApiState::new(catalog.clone(), fleet.clone(), config));
-        Self { _dir: dir, catalog, fleet, router, team, key, base }
+        let state = ApiState::new(catalog.clone(), fleet.clone(), config);
+        let router = api::router(state.clone());
+        Self { _dir: dir, catalog, fleet, state, router, team, key, base }
     }
 
     /// Requests of the first team.
@@ -72,6 +74,7 @@ impl Scene {
             env: BTreeMap::new(),
             network: NetworkPolicy::default(),
             on_timeout: OnTimeout::Kill,
+            auto_resume: false,
             envd_token: Some(Secret::random("", 32)),
             traffic_token: None,
             timeout: Duration::from_secs(3600),
@@ -81,6 +84,18 @@ impl Scene {
         let record = MemoryFleet::record(wanted, started_at);
         self.fleet.insert(record.clone());
         record
+    }
+
+    /// A paused sandbox of the first team, made `seconds_ago` and paused now.
+    pub(crate) fn paused(&self, seconds_ago: i64, metadata: &[(&str, &str)]) -> SandboxRecord {
+        let id = self.sandbox(seconds_ago, metadata).spec.id;
+        self.fleet.put_to_sleep(&id);
+        self.now(&id)
+    }
+
+    /// A sandbox as it is now.
+    pub(crate) fn now(&self, id: &SandboxId) -> SandboxRecord {
+        self.fleet.all().into_iter().find(|record| &record.spec.id == id).unwrap()
     }
 }
 

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use axum::Router;
 use axum::extract::Request as AxumRequest;
 use bytes::Bytes;
-use edge::{ConnectError, Edge, EdgeConfig, PeerAddr, Sandboxes, Target};
+use edge::{ConnectError, Edge, EdgeConfig, PeerAddr, Sandboxes, Target, WakeError};
 use http::{Request, Response};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Empty, Full};
@@ -22,6 +22,7 @@ use hyper_util::rt::TokioExecutor;
 use model::{GuestPort, NetworkPolicy, SandboxId, Secret};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// Nothing in these tests takes longer unless it is broken.
@@ -53,6 +54,7 @@ pub fn public() -> Target {
         envd_token: None,
         traffic_token: None,
         policy: NetworkPolicy { allow_internet: false, allow_public_traffic: true, mask_request_host: None },
+        asleep: false,
     }
 }
 
@@ -65,6 +67,56 @@ pub struct World {
     pub connects: AtomicUsize,
     /// Connections that are never made, for the deadline on making them.
     pub stuck: Mutex<Vec<SandboxId>>,
+    /// Calls of `wake`, and those that are inside it.
+    pub wakes: AtomicUsize,
+    pub waking: AtomicUsize,
+    /// Resumes that were carried out.
+    pub resumes: AtomicUsize,
+    /// Closed: who is asleep stays there.
+    pub bed: Gate,
+    /// What the next resumes fail with.
+    pub wake_error: Mutex<Option<fn() -> WakeError>>,
+    /// So many connections meet a sandbox that is paused just then.
+    pub pauses: AtomicUsize,
+}
+
+/// Open unless somebody closed it.
+pub struct Gate(watch::Sender<bool>);
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self(watch::Sender::new(true))
+    }
+}
+
+impl Gate {
+    pub fn close(&self) {
+        self.0.send_replace(false);
+    }
+
+    pub fn open(&self) {
+        self.0.send_replace(true);
+    }
+
+    async fn pass(&self) {
+        self.0.subscribe().wait_for(|open| *open).await.unwrap();
+    }
+}
+
+/// One that is counted in a number as long as it is there.
+struct Inside<'a>(&'a AtomicUsize);
+
+impl<'a> Inside<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl World {
@@ -76,6 +128,23 @@ impl World {
         self.sandboxes.lock().unwrap().remove(&id(name));
     }
 
+    /// Pauses a sandbox that traffic resumes.
+    pub fn put_to_sleep(&self, name: &str) {
+        self.sandboxes.lock().unwrap().get_mut(&id(name)).unwrap().0.asleep = true;
+    }
+
+    pub fn wakes(&self) -> usize {
+        self.wakes.load(Ordering::SeqCst)
+    }
+
+    pub fn waking(&self) -> usize {
+        self.waking.load(Ordering::SeqCst)
+    }
+
+    pub fn resumes(&self) -> usize {
+        self.resumes.load(Ordering::SeqCst)
+    }
+
     pub fn connects(&self) -> usize {
         self.connects.load(Ordering::SeqCst)
     }
@@ -85,6 +154,21 @@ impl World {
 impl Sandboxes for World {
     fn lookup(&self, id: &SandboxId) -> Option<Target> {
         self.sandboxes.lock().unwrap().get(id).map(|(target, _)| target.clone())
+    }
+
+    async fn wake(&self, id: &SandboxId) -> Result<(), WakeError> {
+        self.wakes.fetch_add(1, Ordering::SeqCst);
+        let _inside = Inside::new(&self.waking);
+        self.bed.pass().await;
+        if let Some(error) = *self.wake_error.lock().unwrap() {
+            return Err(error());
+        }
+        let mut sandboxes = self.sandboxes.lock().unwrap();
+        let (target, _) = sandboxes.get_mut(id).ok_or(WakeError::NotFound)?;
+        if std::mem::take(&mut target.asleep) {
+            self.resumes.fetch_add(1, Ordering::SeqCst);
+        }
+        Ok(())
     }
 
     fn find_by_envd_token(&self, matches: &mut dyn FnMut(&Secret) -> bool) -> Option<SandboxId> {
@@ -99,8 +183,14 @@ impl Sandboxes for World {
         if self.stuck.lock().unwrap().contains(id) {
             std::future::pending::<()>().await;
         }
-        let addr = match self.sandboxes.lock().unwrap().get(id) {
+        let paused_now = |n: usize| n.checked_sub(1);
+        let paused_now = self.pauses.fetch_update(Ordering::SeqCst, Ordering::SeqCst, paused_now).is_ok();
+        let addr = match self.sandboxes.lock().unwrap().get_mut(id) {
             None => return Err(ConnectError::NotFound),
+            Some((target, _)) if target.asleep || paused_now => {
+                target.asleep = true;
+                return Err(ConnectError::NotFound);
+            }
             Some((_, ports)) => ports.get(&port.get()).copied(),
         };
         let addr = addr.ok_or(ConnectError::Refused)?;

@@ -14,3 +14,4 @@ mod routing;
 mod smuggling;
 mod streaming;
 mod tunnels;
+mod waking;

@@ -148,6 +148,11 @@ async fn internal_routes_of_the_daemon_are_not_there() {
             "/freeze?x=1",
             "/snapshot/prepare",
             "/x/../upgrade",
+            "/sync",
+            "/unfreeze",
+            "/collapse",
+            "/fsfreeze",
+            "/fsthaw",
         ] {
             let request = to(Request::post(served.url(path)), "ia", ENVD).body(full("{}")).unwrap();
             let (status, body) = ask(&client, request).await;
