@@ -19,6 +19,8 @@ use crate::{EndTime, Event, LogFilter, Status};
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Logs are read from disk.
 const LOGS_TIMEOUT: Duration = Duration::from_secs(20);
+/// Writing a large memory to a slow disk. Each step of a pause has a deadline of its own in the supervisor.
+const PAUSE_TIMEOUT: Duration = Duration::from_secs(900);
 /// The largest answer: a day of metrics or a full log.
 const MAX_ANSWER_BYTES: usize = 64 << 20;
 /// The longest event line.
@@ -92,6 +94,12 @@ impl Client {
     /// Asks for the sandbox's end; [`Event::Ended`] says when it came.
     pub async fn kill(&self) -> Result<(), ClientError> {
         self.call(Method::POST, "/v1/kill", &(), CALL_TIMEOUT).await.map(drop)
+    }
+
+    /// Pauses the sandbox. When this returns, the build and the record of it are on stable storage, and the end of the
+    /// sandbox is under way.
+    pub async fn pause(&self) -> Result<(), ClientError> {
+        self.call(Method::POST, "/v1/pause", &(), PAUSE_TIMEOUT).await.map(drop)
     }
 
     /// Every kept sample, oldest first.

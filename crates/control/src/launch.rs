@@ -5,7 +5,8 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use model::SandboxSpec;
+use jiff::Timestamp;
+use model::{BuildId, SandboxSpec};
 use serde::{Deserialize, Serialize};
 
 /// Name of the launch file in a sandbox's directory. It holds the sandbox's tokens: mode 0600.
@@ -29,7 +30,7 @@ pub enum Accel {
     Tcg,
 }
 
-/// The files a sandbox starts from; shared and never written to.
+/// The files a sandbox boots from; shared and never written to.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct BuildFiles {
     /// Uncompressed kernel ELF.
@@ -38,6 +39,26 @@ pub struct BuildFiles {
     pub initrd: PathBuf,
     /// Raw ext4 image.
     pub rootfs: PathBuf,
+}
+
+/// What the machine starts from.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Start {
+    /// A kernel boots.
+    Boot(BuildFiles),
+    /// The machine goes on where it was when this build was made.
+    Resume(BuildId),
+}
+
+/// What the machine is started for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Goal {
+    /// To be used.
+    Run,
+    /// To become this build, before anybody has used it, as soon as the guest daemon answers.
+    Snapshot(BuildId),
 }
 
 /// Limits of the VMM's control group; each is applied where its controller exists.
@@ -70,8 +91,14 @@ pub struct Deadlines {
 pub struct Launch {
     /// What the sandbox was asked to be.
     pub spec: SandboxSpec,
+    /// When it was started, or resumed. Its lifetime is from here to the end time of the specification.
+    pub running_since: Timestamp,
     /// What it starts from.
-    pub build: BuildFiles,
+    pub start: Start,
+    /// What it is started for.
+    pub goal: Goal,
+    /// Where builds are kept.
+    pub store: PathBuf,
     /// How guest instructions are executed.
     pub accel: Accel,
     /// Index of its network slot, so that a restarted node knows which are taken.

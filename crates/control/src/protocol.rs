@@ -12,6 +12,8 @@ pub enum Phase {
     Starting,
     /// Commands can be run.
     Running,
+    /// It is being written to a build. Unless somebody wakes it, it ends when that is done.
+    Pausing,
     /// The VMM is being ended.
     Ending,
 }
@@ -57,6 +59,9 @@ pub struct EndTime {
     pub end_at: Timestamp,
     /// Keep the end time it has when that is later.
     pub only_extend: bool,
+    /// Whoever asks wants to use the sandbox: a pause that is under way is given up.
+    #[serde(default)]
+    pub wake: bool,
 }
 
 /// Which lines of the log are wanted.

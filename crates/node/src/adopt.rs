@@ -18,8 +18,10 @@ use crate::entry::{Entry, View};
 use crate::follow::{Ending, Following};
 use crate::metrics::NodeMetrics;
 use crate::node::Node;
+use crate::paused::Paused;
 use crate::process::{SUPERVISOR_LOG, SupervisorProcess};
 use crate::release::{Holdings, remove_group};
+use crate::start::Run;
 
 /// Lines of the supervisor's own log that are repeated in the server's when a sandbox failed.
 const LAST_WORDS: usize = 12;
@@ -88,7 +90,6 @@ pub(crate) async fn reclaim(
         }
         // The first start of this instance.
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => tracing::error!(%error, "looking for leftover control groups failed"),
     }
     let slots = survivors.iter().map(|survivor| survivor.launch.slot).collect();
@@ -99,12 +100,41 @@ pub(crate) async fn reclaim(
     for dir in dirs.flatten().filter(|dir| !dir.file_name().to_str().is_some_and(|name| alive.contains(name)))
     {
         let path = dir.path();
+        if path.join(control::PAUSED_FILE).exists() {
+            tracing::warn!(dir = %path.display(), "it holds a pause that the catalog does not have yet: it stays");
+            continue;
+        }
         let removed =
             if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
         if let Err(error) = removed {
             tracing::error!(dir = %path.display(), %error, "removing a leftover sandbox directory failed");
         }
     }
+}
+
+/// Enters the pauses that were committed and that no server has taken note of, before their directories are removed.
+pub(crate) async fn enter_pauses(
+    sandboxes: &Path,
+    survivors: &[Survivor],
+    paused: &Paused,
+) -> Result<(), String> {
+    let alive: HashSet<&Path> = survivors.iter().map(|survivor| survivor.dir.as_path()).collect();
+    let dirs = std::fs::read_dir(sandboxes).map_err(|error| error.to_string())?;
+    for dir in dirs.flatten().map(|dir| dir.path()).filter(|dir| !alive.contains(dir.as_path())) {
+        match control::read_paused(&dir) {
+            Ok(None) => {}
+            Ok(Some(record)) => {
+                tracing::info!(sandbox = %record.spec.id, build = %record.build, "entering a pause of a predecessor");
+                paused.record(record).await?;
+                control::remove_paused(&dir).map_err(|error| error.to_string())?;
+            }
+            // A record appears whole or not at all, so this is a damaged disk.
+            Err(error) => {
+                tracing::error!(dir = %dir.display(), %error, "the record of a paused sandbox cannot be read");
+            }
+        }
+    }
+    Ok(())
 }
 
 impl Node {
@@ -122,7 +152,12 @@ impl Node {
         };
         let Status { phase, end_at, envd_version, .. } = status;
         let first = View { phase, end_at, envd_version, ended: None };
-        self.tend(Arc::new(launch.spec), Arc::new(netns), holdings, room, first);
+        let run = Run {
+            resumed: self.shared.paused.get(&id).is_some(),
+            running_since: launch.running_since,
+            spec: Arc::new(launch.spec),
+        };
+        self.tend(run, Arc::new(netns), holdings, room, first);
         tracing::info!(sandbox = %id, %end_at, ?phase, "adopted a sandbox");
     }
 }
@@ -142,7 +177,8 @@ pub(crate) async fn follow(
     let mut following = Following::new(&entry, &view, &node.shared);
     let Ending { why, leave } = following.until_over(holdings.process.as_ref()).await;
     let had_run = following.had_run;
-    // From here on clients are told that it does not exist.
+    node.settle(&entry, &why).await;
+    // From here on clients are told that it does not exist, or is paused.
     view.send_modify(|view| view.ended = Some(why.clone()));
     node.tell_ended(id);
     if matches!(why, EndReason::StartFailed(_) | EndReason::VmmDied(_) | EndReason::SupervisorDied) {
@@ -155,6 +191,32 @@ pub(crate) async fn follow(
     node.remove(id);
     drop(room);
     drop(released);
+}
+
+impl Node {
+    /// What an end means for the record of a sandbox: a pause replaces it, an end that was meant deletes it, and after any
+    /// other the sandbox is back at the snapshot it was resumed from.
+    async fn settle(&self, entry: &Entry, why: &EndReason) {
+        let id = &entry.spec.id;
+        let settled = match why {
+            EndReason::Killed | EndReason::TimedOut | EndReason::GuestExited => {
+                // A kill that came too late to stop the pause.
+                let taken_back = control::remove_paused(&entry.dir).map_err(|error| error.to_string());
+                taken_back.and(self.shared.paused.forget(id).await.map(drop))
+            }
+            EndReason::Paused(_)
+            | EndReason::StartFailed(_)
+            | EndReason::VmmDied(_)
+            | EndReason::SupervisorDied => match control::read_paused(&entry.dir) {
+                Ok(Some(record)) => self.shared.paused.record(record).await,
+                Ok(None) => Ok(()),
+                Err(error) => Err(error.to_string()),
+            },
+        };
+        if let Err(error) = settled {
+            tracing::error!(sandbox = %id, ?why, error, "keeping the record of the sandbox up to date failed");
+        }
+    }
 }
 
 /// The end of the supervisor's log; its directory is deleted next.

@@ -18,6 +18,8 @@ pub trait Builds: Send + Sync + 'static {
 pub struct NodeConfig {
     /// One private directory per sandbox is made in here. Not longer than 70 bytes: unix socket paths are short.
     pub sandboxes: PathBuf,
+    /// Where builds are kept.
+    pub store: PathBuf,
     /// The binary that is started as supervisor.
     pub binary: PathBuf,
     /// Keeps what two instances on one host create apart.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use control::{Client, Phase};
 use jiff::Timestamp;
-use model::{EndReason, FleetError, SandboxRecord, SandboxSpec};
+use model::{EndReason, FleetError, SandboxRecord, SandboxSpec, SandboxState};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -30,6 +30,10 @@ pub(crate) struct View {
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub(crate) spec: Arc<SandboxSpec>,
+    /// When it was started or resumed.
+    pub(crate) running_since: Timestamp,
+    /// Whether it goes on from a snapshot of its own.
+    pub(crate) resumed: bool,
     pub(crate) dir: PathBuf,
     pub(crate) client: Client,
     pub(crate) netns: Arc<OwnedFd>,
@@ -41,7 +45,18 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// Whether clients may see it.
+    /// Whether clients may see it: it runs, is being paused, or is being resumed.
+    pub(crate) fn exists(&self) -> bool {
+        let view = self.view.borrow();
+        let visible = match view.phase {
+            Phase::Running | Phase::Pausing => true,
+            Phase::Starting => self.resumed,
+            Phase::Ending => false,
+        };
+        visible && view.ended.is_none()
+    }
+
+    /// Whether it can be used.
     pub(crate) fn runs(&self) -> bool {
         let view = self.view.borrow();
         view.phase == Phase::Running && view.ended.is_none()
@@ -57,6 +72,11 @@ impl Entry {
         let view = self.view.borrow();
         SandboxRecord {
             spec: SandboxSpec::clone(&self.spec),
+            state: match view.phase {
+                Phase::Pausing => SandboxState::Paused,
+                _ => SandboxState::Running,
+            },
+            running_since: self.running_since,
             end_at: view.end_at,
             envd_version: view.envd_version.clone(),
             dir: self.dir.clone(),

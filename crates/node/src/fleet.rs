@@ -1,21 +1,22 @@
 //! The node as the REST surface sees it.
 
+use std::collections::HashMap;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use control::{ClientError, EndTime};
-use jiff::{SignedDuration, Timestamp};
+use control::{ClientError, Phase};
 use model::{
-    CreateSandbox, Fleet, FleetError, LogEntry, LogQuery, MetricRange, MetricSample, SandboxId,
-    SandboxRecord, TeamId,
+    Connected, CreateSandbox, Fleet, FleetError, LogEntry, LogQuery, MetricRange, MetricSample,
+    PausedSandbox, SandboxId, SandboxRecord, SandboxState, TeamId,
 };
 
 use crate::entry::Entry;
 use crate::node::Node;
 
 /// A push takes microseconds; another change of the end time may hide ours, so it is not waited for without end.
-const PUSH_PATIENCE: Duration = Duration::from_millis(500);
+pub(crate) const PUSH_PATIENCE: Duration = Duration::from_millis(500);
 
 #[async_trait]
 impl Fleet for Node {
@@ -26,8 +27,11 @@ impl Fleet for Node {
             let Some(key) = wanted.idempotency_key.clone() else { return node.start_sandbox(wanted).await };
             let team = wanted.team.clone();
             let once = async {
-                match node.made_with(&wanted.team, &key) {
-                    Some(earlier) => earlier.started().await,
+                if let Some(earlier) = node.made_with(&wanted.team, &key) {
+                    return earlier.started().await;
+                }
+                match node.paused_with(&wanted.team, &key) {
+                    Some(earlier) => Ok(earlier),
                     None => node.start_sandbox(wanted).await,
                 }
             };
@@ -39,15 +43,25 @@ impl Fleet for Node {
     }
 
     fn get(&self, team: &TeamId, id: &SandboxId) -> Result<SandboxRecord, FleetError> {
-        Ok(self.running_of(team, id)?.record())
+        if let Some(entry) = self.entry(id).filter(|entry| entry.spec.team == *team && entry.exists()) {
+            return Ok(entry.record());
+        }
+        let paused = self.shared.paused.get(id).filter(|paused| paused.spec.team == *team);
+        paused.map(|paused| self.record_of(&paused)).ok_or_else(|| FleetError::NotFound(id.clone()))
     }
 
     fn list(&self, team: &TeamId) -> Vec<SandboxRecord> {
-        self.read()
-            .values()
-            .filter(|entry| entry.spec.team == *team && entry.runs())
-            .map(|e| e.record())
-            .collect()
+        // The paused ones first: one that is resumed or paused in between is seen twice, and counts as what runs.
+        let paused = self.shared.paused.all();
+        let mut found: HashMap<SandboxId, SandboxRecord> = paused
+            .iter()
+            .filter(|paused| paused.spec.team == *team)
+            .map(|paused| (paused.spec.id.clone(), self.record_of(paused)))
+            .collect();
+        let map = self.read();
+        let exist = map.values().filter(|entry| entry.spec.team == *team && entry.exists());
+        found.extend(exist.map(|entry| (entry.spec.id.clone(), entry.record())));
+        found.into_values().collect()
     }
 
     async fn set_timeout(
@@ -58,23 +72,51 @@ impl Fleet for Node {
         only_extend: bool,
     ) -> Result<SandboxRecord, FleetError> {
         let entry = self.running_of(team, id)?;
-        let timeout = SignedDuration::try_from(timeout).unwrap_or(SignedDuration::MAX);
-        let end_at = Timestamp::now().saturating_add(timeout).unwrap_or(Timestamp::MAX);
-        let status =
-            entry.client.set_end(EndTime { end_at, only_extend }).await.map_err(|e| asked(&entry, &e))?;
-        // The supervisor pushes the change; whoever asks after this call returned must not be told the old time.
-        let mut seen = entry.view.clone();
-        let arrived = seen.wait_for(|view| view.end_at == status.end_at || view.ended.is_some());
-        let _ = tokio::time::timeout(PUSH_PATIENCE, arrived).await;
-        Ok(SandboxRecord { end_at: status.end_at, ..entry.record() })
+        self.move_end(&entry, timeout, only_extend, false).await
+    }
+
+    async fn pause(&self, team: &TeamId, id: &SandboxId) -> Result<(), FleetError> {
+        let entry = self.running_of(team, id)?;
+        let node = self.clone();
+        detached(id, async move {
+            entry.client.pause().await.map_err(|error| asked(&entry, &error))?;
+            // Whoever follows it enters it into the catalog, and releases what it held.
+            entry.released.cancelled().await;
+            match node.shared.paused.get(&entry.spec.id) {
+                Some(_) => Ok(()),
+                // Somebody killed it since.
+                None => Err(FleetError::NotFound(entry.spec.id.clone())),
+            }
+        })
+        .await
+    }
+
+    async fn connect(
+        &self,
+        team: &TeamId,
+        id: &SandboxId,
+        timeout: Duration,
+    ) -> Result<Connected, FleetError> {
+        let (node, team, name) = (self.clone(), team.clone(), id.clone());
+        detached(id, async move { node.wake(&name, &team, timeout).await }).await
+    }
+
+    async fn resume(
+        &self,
+        team: &TeamId,
+        id: &SandboxId,
+        timeout: Duration,
+        auto_pause: Option<bool>,
+    ) -> Result<SandboxRecord, FleetError> {
+        let (node, team, name) = (self.clone(), team.clone(), id.clone());
+        detached(id, async move { node.resume_now(&team, &name, timeout, auto_pause).await }).await
     }
 
     async fn kill(&self, team: &TeamId, id: &SandboxId) -> Result<(), FleetError> {
-        let entry = self.running_of(team, id)?;
+        self.get(team, id)?;
+        let (node, name) = (self.clone(), id.clone());
         // In a task of its own: the client of a hung supervisor may lose patience before the force is used.
-        tokio::spawn(async move { entry.end().await })
-            .await
-            .map_err(|error| FleetError::Internal(format!("ending sandbox {id}: {error}")))
+        detached(id, async move { node.kill_sandbox(&name).await }).await
     }
 
     async fn metrics(
@@ -104,10 +146,45 @@ impl Fleet for Node {
 }
 
 impl Node {
+    /// Ends whatever runs of a sandbox, and then deletes what is kept of it. A resume that comes in between is ended too.
+    async fn kill_sandbox(&self, id: &SandboxId) -> Result<(), FleetError> {
+        loop {
+            if let Some(entry) = self.entry(id) {
+                entry.end().await;
+            }
+            let _transition = self.shared.paused.transition(id).await;
+            if self.entry(id).is_some() {
+                continue;
+            }
+            return match self.shared.paused.forget(id).await {
+                Ok(_) => Ok(()),
+                Err(error) => Err(FleetError::Internal(format!("deleting the paused sandbox {id}: {error}"))),
+            };
+        }
+    }
+
+    fn record_of(&self, paused: &PausedSandbox) -> SandboxRecord {
+        SandboxRecord {
+            spec: paused.spec.clone(),
+            state: SandboxState::Paused,
+            end_at: paused.paused_at,
+            running_since: paused.spec.started_at,
+            envd_version: paused.envd_version.clone(),
+            dir: self.shared.config.sandboxes.join(paused.spec.id.as_str()),
+        }
+    }
+
     fn running_of(&self, team: &TeamId, id: &SandboxId) -> Result<Arc<Entry>, FleetError> {
-        self.entry(id)
-            .filter(|entry| entry.spec.team == *team && entry.runs())
-            .ok_or_else(|| FleetError::NotFound(id.clone()))
+        match self.entry(id).filter(|entry| entry.spec.team == *team && entry.exists()) {
+            Some(entry) if entry.runs() => Ok(entry),
+            Some(entry) if entry.view.borrow().phase == Phase::Pausing => {
+                Err(FleetError::Conflict(format!("sandbox {id} is being paused")))
+            }
+            _ if self.shared.paused.get(id).is_some_and(|paused| paused.spec.team == *team) => {
+                Err(FleetError::Conflict(format!("sandbox {id} is paused; connect to it to resume it")))
+            }
+            _ => Err(FleetError::NotFound(id.clone())),
+        }
     }
 
     /// The sandbox that an earlier request with this key made and that is not ending.
@@ -117,19 +194,40 @@ impl Node {
         };
         self.read().values().find(same).cloned()
     }
+
+    /// The same for one that is paused by now.
+    fn paused_with(&self, team: &TeamId, key: &str) -> Option<SandboxRecord> {
+        let all = self.shared.paused.all();
+        let same = |paused: &&Arc<PausedSandbox>| {
+            paused.spec.team == *team && paused.spec.idempotency_key.as_deref() == Some(key)
+        };
+        all.iter().find(same).map(|paused| self.record_of(paused))
+    }
 }
 
 /// What a client is told when a supervisor could not be asked.
-fn asked(entry: &Entry, error: &ClientError) -> FleetError {
+pub(crate) fn asked(entry: &Entry, error: &ClientError) -> FleetError {
     let id = &entry.spec.id;
     match error {
         ClientError::Dead { .. } => FleetError::NotFound(id.clone()),
         ClientError::Refused { message, status, .. } if *status == 409 => {
             FleetError::Conflict(message.clone())
         }
+        ClientError::Refused { message, .. } => {
+            tracing::error!(sandbox = %id, %error, "the supervisor refused");
+            FleetError::Internal(format!("sandbox {id}: {message}"))
+        }
         _ => {
             tracing::error!(sandbox = %id, %error, "asking the supervisor failed");
             FleetError::Internal(format!("sandbox {id} did not answer; see the server's log"))
         }
     }
+}
+
+/// Runs `work` in a task of its own: a client that goes away must not leave half of it done.
+async fn detached<T: Send + 'static>(
+    id: &SandboxId,
+    work: impl Future<Output = Result<T, FleetError>> + Send + 'static,
+) -> Result<T, FleetError> {
+    tokio::spawn(work).await.map_err(|error| FleetError::Internal(format!("sandbox {id}: {error}")))?
 }

@@ -31,6 +31,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// The clock may be stepped while a sandbox runs: its end time is looked at this often at least.
 const LONGEST_NAP: Duration = Duration::from_secs(10);
 
+/// The most that a pause may take: each of its steps has a deadline of its own, and all of them together are less.
+const LONGEST_PAUSING: Duration = Duration::from_secs(3600);
+
 /// How a sandbox ended, and whether its supervisor can be relied on to leave.
 pub(crate) struct Ending {
     pub(crate) why: EndReason,
@@ -128,12 +131,15 @@ impl<'a> Following<'a> {
 
 /// Returns when a phase has lasted so long that only a hung supervisor explains it, with what became of the sandbox.
 async fn late(mut view: watch::Receiver<View>, start_by: Instant) -> EndReason {
-    let mut ending_by = None;
+    let (mut ending_by, mut pausing_by) = (None, None);
     loop {
         let (phase, end_at) = {
             let view = view.borrow_and_update();
             (view.phase, view.end_at)
         };
+        if phase != Phase::Pausing {
+            pausing_by = None;
+        }
         let now = Instant::now();
         let (left, why) = match phase {
             Phase::Starting => {
@@ -141,6 +147,11 @@ async fn late(mut view: watch::Receiver<View>, start_by: Instant) -> EndReason {
                 (start_by.saturating_duration_since(now), why)
             }
             Phase::Running => (until(end_at), EndReason::TimedOut),
+            Phase::Pausing => {
+                let pausing_by = *pausing_by.get_or_insert(now + LONGEST_PAUSING);
+                let why = EndReason::VmmDied("its supervisor hung while it was paused".into());
+                (pausing_by.saturating_duration_since(now), why)
+            }
             Phase::Ending => {
                 let ending_by = *ending_by.get_or_insert(now + GRACE);
                 (ending_by.saturating_duration_since(now), EndReason::Killed)

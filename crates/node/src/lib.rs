@@ -11,6 +11,9 @@
 //! knows. So a server that is killed and started again finds every sandbox where it left it ([`Node::start`] adopts
 //! what answers and reclaims what does not).
 //!
+//! A paused sandbox is a record in the catalog and a build in the store; resuming it is a create from that build. Templates
+//! are builds too: every create is a resume.
+//!
 //! Releasing is written once, in [`release`](self), and is used for a sandbox that ended, for one that never started,
 //! and for what a crashed predecessor left.
 #![forbid(unsafe_code)]
@@ -23,14 +26,18 @@ mod fleet;
 mod follow;
 mod metrics;
 mod node;
+mod paused;
 mod process;
 mod release;
 mod remove;
 mod repeat;
 mod slots;
 mod start;
+mod template;
+mod wake;
 
 pub use config::{Builds, NodeConfig};
 pub use metrics::NodeMetrics;
 pub use node::{Node, NodeError, Reachable};
+pub use paused::Records;
 pub use remove::remove_everything;

@@ -52,6 +52,7 @@ impl NodeMetrics {
             E::StartFailed(_) => "start_failed",
             E::VmmDied(_) => "vmm_died",
             E::SupervisorDied => "supervisor_died",
+            E::Paused(_) => "paused",
         };
         self.ended.get_or_create(&Why { reason: reason.into() }).inc();
         if had_run {

@@ -15,9 +15,11 @@ use crate::admission::Admission;
 use crate::config::{Builds, NodeConfig};
 use crate::entry::Entry;
 use crate::metrics::NodeMetrics;
+use crate::paused::{Paused, Records};
 use crate::release::Releaser;
 use crate::repeat::Repeats;
 use crate::slots::Slots;
+use crate::template::Warm;
 
 /// A sandbox's control socket is below the directory of sandboxes, and the kernel allows 107 bytes for its path: the
 /// rest is for the sandbox's id and the socket's name.
@@ -32,6 +34,9 @@ pub enum NodeError {
     /// No control groups.
     #[error("setting up control groups: {0}")]
     Cgroup(#[from] cgroup::CgroupError),
+    /// The records of paused sandboxes.
+    #[error("finding out which sandboxes are paused: {0}")]
+    Records(String),
     /// The directory of sandboxes.
     #[error("the directory of sandboxes {path}: {source}")]
     Directory {
@@ -65,6 +70,8 @@ pub(crate) struct Shared {
     pub(crate) releaser: Releaser,
     pub(crate) metrics: NodeMetrics,
     pub(crate) repeats: Repeats,
+    pub(crate) paused: Paused,
+    pub(crate) warm: Warm,
     sandboxes: RwLock<HashMap<SandboxId, Arc<Entry>>>,
     ended: broadcast::Sender<SandboxId>,
     stop: CancellationToken,
@@ -80,6 +87,7 @@ impl Node {
     pub async fn start(
         config: NodeConfig,
         builds: Arc<dyn Builds>,
+        records: Arc<dyn Records>,
         metrics: NodeMetrics,
     ) -> Result<Self, NodeError> {
         let directory =
@@ -91,8 +99,11 @@ impl Node {
         std::fs::create_dir_all(&config.sandboxes).map_err(directory)?;
         let hierarchy = Hierarchy::discover()?;
         let host = Arc::new(network::Host::prepare(config.tag, None).await?);
+        let paused = Paused::load(records, &config.store).await.map_err(NodeError::Records)?;
         let survivors = crate::adopt::survivors(&config.sandboxes).await.map_err(directory)?;
         let in_use = survivors.iter().map(|survivor| survivor.launch.slot).collect();
+        let entered = crate::adopt::enter_pauses(&config.sandboxes, &survivors, &paused).await;
+        entered.map_err(NodeError::Records)?;
         crate::adopt::reclaim(&config.sandboxes, config.tag, &hierarchy, &host, &survivors, &metrics).await;
         let slots = Arc::new(Slots::new(host, config.slots_ahead, &in_use));
         let releaser = Releaser { hierarchy, slots: Arc::clone(&slots), metrics: metrics.clone() };
@@ -106,6 +117,8 @@ impl Node {
                 releaser,
                 metrics,
                 repeats: Repeats::default(),
+                paused,
+                warm: Warm::default(),
                 sandboxes: RwLock::default(),
                 ended: broadcast::channel(ENDED_QUEUE).0,
                 stop: CancellationToken::new(),
@@ -140,10 +153,25 @@ impl Node {
         entry.runs().then(|| Reachable { spec: Arc::clone(&entry.spec), netns: Arc::clone(&entry.netns) })
     }
 
-    /// The specification of every running sandbox.
+    /// The specification of a sandbox that is paused, or on its way to or from there, and is resumed by traffic.
     #[must_use]
-    pub fn running(&self) -> Vec<Arc<SandboxSpec>> {
-        self.read().values().filter(|entry| entry.runs()).map(|entry| Arc::clone(&entry.spec)).collect()
+    pub fn asleep(&self, id: &SandboxId) -> Option<Arc<SandboxSpec>> {
+        if let Some(entry) = self.entry(id).filter(|entry| entry.exists()) {
+            return (!entry.runs() && entry.spec.auto_resume).then(|| Arc::clone(&entry.spec));
+        }
+        let paused = self.shared.paused.get(id)?;
+        paused.spec.auto_resume.then(|| Arc::new(paused.spec.clone()))
+    }
+
+    /// The specification of every sandbox that a request can reach: those that run, and those that it would wake.
+    #[must_use]
+    pub fn reachable(&self) -> Vec<Arc<SandboxSpec>> {
+        let mut found: Vec<_> =
+            self.read().values().filter(|entry| entry.runs()).map(|entry| Arc::clone(&entry.spec)).collect();
+        let asleep =
+            self.shared.paused.all().into_iter().filter(|paused| self.asleep(&paused.spec.id).is_some());
+        found.extend(asleep.map(|paused| Arc::new(paused.spec.clone())));
+        found
     }
 
     /// The sandboxes that end from now on, each as soon as clients no longer see it: whoever holds connections into one

@@ -8,13 +8,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use cgroup::Hierarchy;
-use control::{CgroupLimits, Client, Deadlines, Launch, Phase, SOCKET_FILE};
+use control::{CgroupLimits, Client, Deadlines, Goal, Launch, Phase, SOCKET_FILE, Start};
 use jiff::{SignedDuration, Timestamp};
 use model::{CreateSandbox, FleetError, MiB, SandboxId, SandboxRecord, SandboxSpec, Shape};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::admission::Room;
+use crate::admission::{Room, Turn};
 use crate::config::NodeConfig;
 use crate::entry::{Entry, View};
 use crate::node::Node;
@@ -30,16 +30,40 @@ impl Node {
     /// Starts a sandbox and waits until it runs. Runs to its end once it is polled for the first time: call it in a
     /// task of its own.
     pub(crate) async fn start_sandbox(&self, wanted: CreateSandbox) -> Result<SandboxRecord, FleetError> {
-        let room = self.shared.admission.room(wanted.shape.memory)?;
-        let build = self.shared.builds.files(&wanted.build).map_err(FleetError::Internal)?;
-        let spec = Arc::new(specification(wanted));
+        let start = match self.shared.warm.of(&wanted.build) {
+            Some(build) => Start::Resume(build),
+            None => Start::Boot(self.shared.builds.files(&wanted.build).map_err(FleetError::Internal)?),
+        };
+        self.start_specified(specification(wanted), start).await
+    }
+
+    /// Starts a sandbox that may have existed before, and waits until it runs.
+    pub(crate) async fn start_specified(
+        &self,
+        spec: SandboxSpec,
+        start: Start,
+    ) -> Result<SandboxRecord, FleetError> {
+        self.begin(spec, start, Goal::Run).await?.started().await
+    }
+
+    /// Starts a machine for a sandbox.
+    pub(crate) async fn begin(
+        &self,
+        spec: SandboxSpec,
+        start: Start,
+        goal: Goal,
+    ) -> Result<Beginning, FleetError> {
+        let resumed = self.shared.paused.get(&spec.id).is_some();
+        let room = self.shared.admission.room(spec.shape.memory)?;
+        let spec = Arc::new(spec);
         let turn = self.shared.admission.turn().await?;
         let slot = tokio::time::timeout(self.shared.config.start_patience, self.shared.slots.take())
             .await
             .map_err(|_| {
                 FleetError::NoCapacity("no network slot became free on this host; try again later".into())
             })?;
-        let launch = self.launch(&spec, build, slot.index());
+        let launch = self.launch(&spec, start, goal, slot.index());
+        let running_since = launch.running_since;
         let mut holdings = Holdings {
             id: spec.id.clone(),
             process: None,
@@ -74,20 +98,15 @@ impl Node {
         holdings.process = Some(process);
         let first =
             View { phase: Phase::Starting, end_at: spec.end_at, envd_version: String::new(), ended: None };
-        let entry = self.tend(Arc::clone(&spec), Arc::new(netns), holdings, room, first);
-        let started = entry.started().await;
-        drop(turn);
-        if started.is_err() {
-            // What the sandbox held is free again when its client hears of the failure.
-            entry.released.cancelled().await;
-        }
-        started
+        let run = Run { spec, running_since, resumed };
+        let entry = self.tend(run, Arc::new(netns), holdings, room, first);
+        Ok(Beginning { entry, turn })
     }
 
     /// Enters a sandbox into the map and follows it until everything it held is released.
     pub(crate) fn tend(
         &self,
-        spec: Arc<SandboxSpec>,
+        run: Run,
         netns: Arc<OwnedFd>,
         holdings: Holdings,
         room: Room,
@@ -97,7 +116,9 @@ impl Node {
         let entry = Arc::new(Entry {
             client: Client::new(&holdings.dir),
             dir: holdings.dir.clone(),
-            spec,
+            spec: run.spec,
+            running_since: run.running_since,
+            resumed: run.resumed,
             netns,
             view,
             force: CancellationToken::new(),
@@ -108,11 +129,14 @@ impl Node {
         entry
     }
 
-    fn launch(&self, spec: &Arc<SandboxSpec>, build: control::BuildFiles, slot: u16) -> Launch {
+    fn launch(&self, spec: &Arc<SandboxSpec>, start: Start, goal: Goal, slot: u16) -> Launch {
         let config = &self.shared.config;
         Launch {
             spec: SandboxSpec::clone(spec),
-            build,
+            running_since: Timestamp::now(),
+            start,
+            goal,
+            store: config.store.clone(),
             accel: config.accel,
             slot,
             cgroup: cgroup_of(config, &spec.id),
@@ -121,6 +145,32 @@ impl Node {
             dns: config.dns.clone(),
             deadlines: Deadlines { ready_ms: millis(config.ready), init_ms: millis(config.init) },
         }
+    }
+}
+
+/// One run of a sandbox: from its start or resume until it ends or is paused.
+pub(crate) struct Run {
+    pub(crate) spec: Arc<SandboxSpec>,
+    pub(crate) running_since: Timestamp,
+    pub(crate) resumed: bool,
+}
+
+/// A machine that is being brought up.
+pub(crate) struct Beginning {
+    pub(crate) entry: Arc<Entry>,
+    turn: Turn,
+}
+
+impl Beginning {
+    /// Waits until it runs, or for why it does not.
+    async fn started(self) -> Result<SandboxRecord, FleetError> {
+        let started = self.entry.started().await;
+        drop(self.turn);
+        if started.is_err() {
+            // What the sandbox held is free again when its client hears of the failure.
+            self.entry.released.cancelled().await;
+        }
+        started
     }
 }
 
@@ -153,9 +203,14 @@ fn millis(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// When a life of `timeout` that begins at `start` is over.
+pub(crate) fn end_of(start: Timestamp, timeout: std::time::Duration) -> Timestamp {
+    let timeout = SignedDuration::try_from(timeout).unwrap_or(SignedDuration::MAX);
+    start.saturating_add(timeout).unwrap_or(Timestamp::MAX)
+}
+
 fn specification(wanted: CreateSandbox) -> SandboxSpec {
     let started_at = Timestamp::now();
-    let timeout = SignedDuration::try_from(wanted.timeout).unwrap_or(SignedDuration::MAX);
     SandboxSpec {
         id: SandboxId::random(),
         team: wanted.team,
@@ -167,10 +222,12 @@ fn specification(wanted: CreateSandbox) -> SandboxSpec {
         env: wanted.env,
         network: wanted.network,
         on_timeout: wanted.on_timeout,
+        auto_resume: wanted.auto_resume,
+        timeout_secs: wanted.timeout.as_secs(),
         envd_token: wanted.envd_token,
         traffic_token: wanted.traffic_token,
         started_at,
-        end_at: started_at.saturating_add(timeout).unwrap_or(Timestamp::MAX),
+        end_at: end_of(started_at, wanted.timeout),
         idempotency_key: wanted.idempotency_key,
     }
 }

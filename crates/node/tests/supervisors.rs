@@ -9,7 +9,7 @@
     reason = "a test that has a main function of its own"
 )]
 
-#[path = "../../vmm/tests/common/mod.rs"]
+#[path = "../../vmm/tests/common/guest.rs"]
 mod guest;
 mod support;
 
@@ -67,7 +67,7 @@ fn main() -> ExitCode {
     if let [role, dir] = arguments.as_slice()
         && role == "supervisor"
     {
-        return match supervisor::run(Path::new(dir)) {
+        return match supervisor::run(Path::new(dir), &[]) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("{error}");

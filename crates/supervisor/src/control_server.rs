@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::http1::{Body, json, read_body, serve, text};
 use crate::lifecycle::Command;
+use crate::lifecycle::rules::Refusal;
 use crate::log_store::{self, LogStore};
 use crate::metrics::Samples;
 
@@ -56,6 +57,7 @@ async fn answer(request: Request<Incoming>, control: Rc<Control>) -> Response<Bo
             Ok(end) => set_end(&control, end).await,
             Err(error) => text(StatusCode::BAD_REQUEST, format!("reading the end time: {error}")),
         },
+        (Method::POST, "/v1/pause") => pause(&control).await,
         (Method::POST, "/v1/kill") => {
             // A closed queue means that it is ending already.
             let _ = control.commands.send(Command::Kill).await;
@@ -75,6 +77,17 @@ async fn set_end(control: &Control, end: EndTime) -> Response<Body> {
     let sent = control.commands.send(Command::SetEnd(end, reply)).await;
     match (sent, answer.await) {
         (Ok(()), Ok(status)) => json(&status),
+        _ => text(StatusCode::CONFLICT, "the sandbox is ending"),
+    }
+}
+
+async fn pause(control: &Control) -> Response<Body> {
+    let (reply, answer) = oneshot::channel();
+    let sent = control.commands.send(Command::Pause(reply)).await;
+    match (sent, answer.await) {
+        (Ok(()), Ok(Ok(()))) => text(StatusCode::NO_CONTENT, ""),
+        (Ok(()), Ok(Err(Refusal::State(why)))) => text(StatusCode::CONFLICT, why),
+        (Ok(()), Ok(Err(Refusal::Failed(why)))) => text(StatusCode::INTERNAL_SERVER_ERROR, why),
         _ => text(StatusCode::CONFLICT, "the sandbox is ending"),
     }
 }

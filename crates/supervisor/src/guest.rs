@@ -16,6 +16,10 @@ use tokio::net::TcpStream;
 const METRICS_TIMEOUT: Duration = Duration::from_secs(4);
 /// One attempt of `/init`; the whole has a deadline of its own in the lifecycle.
 const INIT_ATTEMPT: Duration = Duration::from_secs(3);
+/// Coming to rest is a courtesy: a daemon that does not answer is stopped as it is.
+const PREPARE_TIMEOUT: Duration = Duration::from_secs(2);
+/// The most that a kernel's generator holds.
+const ENTROPY_BYTES: usize = 64;
 /// No answer that is read here is longer.
 const MAX_ANSWER_BYTES: usize = 64 << 10;
 
@@ -44,6 +48,10 @@ struct Init<'a> {
     lifecycle_id: &'a str,
     sandbox_id: &'a str,
     template_id: &'a str,
+    /// The name of the machine.
+    hostname: &'a str,
+    /// Fresh randomness in hexadecimal: machines that go on from the same build must not draw the same numbers.
+    entropy: &'a str,
 }
 
 #[derive(Deserialize)]
@@ -64,6 +72,7 @@ impl Guest {
 
     /// Tells the daemon who it is; tried again until it takes it or the caller gives up.
     pub(crate) async fn init(&self, spec: &SandboxSpec, lifecycle_id: &str) -> Result<(), String> {
+        let entropy = model::Secret::random("", ENTROPY_BYTES);
         loop {
             let body = serde_json::to_vec(&Init {
                 access_token: spec.envd_token.as_ref().map(model::Secret::expose),
@@ -73,6 +82,8 @@ impl Guest {
                 lifecycle_id,
                 sandbox_id: spec.id.as_str(),
                 template_id: spec.template.as_str(),
+                hostname: spec.id.as_str(),
+                entropy: entropy.expose(),
             })
             .map_err(|error| format!("writing the guest daemon's identity: {error}"))?;
             match tokio::time::timeout(INIT_ATTEMPT, self.call(Method::POST, "/init", body)).await {
@@ -86,6 +97,25 @@ impl Guest {
                 Err(_) => tracing::warn!("initialising the guest daemon timed out, trying again"),
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Lets the daemon come to rest before the machine is stopped. The next `init` sets it going again.
+    pub(crate) async fn prepare(&self) -> Result<(), String> {
+        self.ask("/snapshot/prepare", PREPARE_TIMEOUT).await
+    }
+
+    /// Has the guest write out what its file systems hold back, for at most `limit`.
+    pub(crate) async fn sync(&self, limit: Duration) -> Result<(), String> {
+        self.ask("/sync", limit).await
+    }
+
+    async fn ask(&self, path: &str, limit: Duration) -> Result<(), String> {
+        let answer = tokio::time::timeout(limit, self.call(Method::POST, path, Vec::new()));
+        match answer.await.map_err(|_| format!("no answer within {limit:?}"))? {
+            Ok((status, _)) if status.is_success() => Ok(()),
+            Ok((status, text)) => Err(format!("status {status}: {}", printable(&text))),
+            Err(error) => Err(error),
         }
     }
 

@@ -14,6 +14,10 @@ pub mod lifecycle;
 mod log_store;
 mod machine;
 mod metrics;
+mod origin;
+mod paging;
+mod pause;
 mod run;
+mod snapshot;
 
 pub use run::{SupervisorError, run};

@@ -136,7 +136,11 @@ pub(crate) fn query(dir: &Path, filter: &LogFilter) -> std::io::Result<Vec<LogEn
             found.insert((entry.timestamp, count), entry);
             count += 1;
             if found.len() > limit {
-                if filter.backward { found.pop_first() } else { found.pop_last() };
+                if filter.backward {
+                    found.pop_first()
+                } else {
+                    found.pop_last()
+                };
             }
         }
     }

@@ -1,14 +1,16 @@
 //! The supervisor's main function.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
+use std::future::Future;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use cgroup::{Group, Removal};
-use control::{CONTROL_FD, Event, Launch, NETNS_FD, Phase, Status};
+use control::{CONTROL_FD, Event, Goal, Launch, NETNS_FD, Phase, Start, Status};
 use model::EndReason;
 use network::guest as addresses;
 use sys::inherited::take_fd;
@@ -19,12 +21,16 @@ use vmm::{Qemu, Vm};
 
 use crate::control_server::Control;
 use crate::guest::Guest;
-use crate::lifecycle::{Command, Lifecycle, Timing};
+use crate::lifecycle::rules::{PauseOutcome, Terms};
+use crate::lifecycle::{Command, Lifecycle, Timing, Work};
 use crate::log_store::{self, LogStore};
-use crate::machine::Launched;
+use crate::machine::{Launched, Parts};
 use crate::metrics::Samples;
+use crate::pause::{Pause, Pauses};
 use crate::{console, control_server, endpoint, machine, metrics};
 
+/// After a resume, and long enough for its first commands.
+const FIRST_MOMENTS: Duration = Duration::from_secs(3);
 /// Commands that wait for the lifecycle, which never waits itself.
 const COMMAND_QUEUE: usize = 64;
 /// How long a node may take to ask how it ended. One that listens already is told within microseconds.
@@ -58,7 +64,9 @@ fn host(what: &'static str) -> impl FnOnce(std::io::Error) -> SupervisorError {
 ///
 /// # Errors
 /// When the sandbox could not even be attempted; everything later is told to the node as an event.
-pub fn run(dir: &Path) -> Result<(), SupervisorError> {
+///
+/// `preload` is the library that hands over a VMM's memory; without it no sandbox can go on from a build.
+pub fn run(dir: &Path, preload: &'static [u8]) -> Result<(), SupervisorError> {
     // First: it measures the processor's clock from now on.
     let driver = Qemu::new();
     // There is a supervisor for every sandbox: what its threads free, each of them can use.
@@ -74,11 +82,12 @@ pub fn run(dir: &Path) -> Result<(), SupervisorError> {
         .max_blocking_threads(2)
         .build()
         .map_err(host("starting the runtime"))?;
-    LocalSet::new().block_on(&runtime, supervise(driver, launch, dir.to_owned(), control))
+    LocalSet::new().block_on(&runtime, supervise(driver, preload, launch, dir.to_owned(), control))
 }
 
 async fn supervise(
     driver: Qemu,
+    preload: &'static [u8],
     launch: Launch,
     dir: PathBuf,
     control: UnixListener,
@@ -114,32 +123,45 @@ async fn supervise(
     spawn_local(control_server::run(control, door));
     spawn_local(endpoint::run(endpoint, commands.clone(), Rc::clone(&logs)));
 
-    let shape = launch.spec.shape;
-    let start = format!("starting a machine with {} processors and {}", shape.vcpus, shape.memory);
-    logs.say(model::LogLevel::Info, start);
+    logs.say(model::LogLevel::Info, opening_line(&launch));
     let launch = Rc::new(launch);
     let machine = Rc::new(OnceCell::new());
     // Beside the lifecycle, which keeps the deadline and takes a kill while this is under way.
-    let launching = spawn_local(bring_up(
+    let bring_up = BringUp {
         driver,
-        Rc::clone(&launch),
-        dir,
-        commands.clone(),
-        Rc::clone(&logs),
-        Rc::clone(&machine),
-    ));
-    let why = live(&launch, queue, commands, status, watcher, samples).await;
+        preload,
+        launch: Rc::clone(&launch),
+        dir: dir.clone(),
+        commands: commands.clone(),
+        logs: Rc::clone(&logs),
+        machine: Rc::clone(&machine),
+    };
+    let launching = spawn_local(bring_up.run());
+    let pauses = Rc::new(Pauses::default());
+    let tasks = Tasks {
+        guest: Guest::new(addresses::GUEST_IP, &launch.spec),
+        lifecycle_id: model::SandboxId::random().as_str().to_owned(),
+        launch: Rc::clone(&launch),
+        dir: dir.clone(),
+        machine: Rc::clone(&machine),
+        commands,
+        status: watcher.clone(),
+        pauses: Rc::clone(&pauses),
+    };
+    let why = live(&launch, tasks, queue, status, watcher, samples).await;
     // A launch that is still under way is undone.
     launching.abort();
     let _ = launching.await;
-    let forced = match Rc::into_inner(machine).and_then(OnceCell::into_inner) {
-        Some(RunningMachine { vm, group }) => {
-            vm.kill();
-            vm.wait().await;
-            remove(group, &launch).await
+    let mut forced = false;
+    if let Some(machine) = machine.get() {
+        let RunningMachine { vm, group, .. } = &**machine;
+        vm.kill();
+        vm.wait().await;
+        pauses.finish(&launch, &dir, &why).await;
+        if let Some(group) = group.take() {
+            forced = remove(group, &launch).await;
         }
-        None => false,
-    };
+    }
     if matches!(why, EndReason::StartFailed(_)) {
         repeat_last_lines(&logs);
     }
@@ -149,6 +171,18 @@ async fn supervise(
         tokio::time::sleep(FLUSH).await;
     }
     Ok(())
+}
+
+fn opening_line(launch: &Launch) -> String {
+    let shape = launch.spec.shape;
+    match &launch.start {
+        Start::Boot(_) => {
+            format!("starting a machine with {} processors and {}", shape.vcpus, shape.memory)
+        }
+        Start::Resume(build) => {
+            format!("going on from build {build} with {} processors and {}", shape.vcpus, shape.memory)
+        }
+    }
 }
 
 /// Repeats the end of the guest's console where the node looks for last words: it says how far the guest came, and is
@@ -163,14 +197,13 @@ fn repeat_last_lines(logs: &LogStore) {
 /// The sandbox's life from the launch of its VMM until it has to end.
 async fn live(
     launch: &Launch,
+    tasks: Tasks,
     queue: mpsc::Receiver<Command>,
-    commands: mpsc::Sender<Command>,
     status: watch::Sender<Status>,
     mut watcher: watch::Receiver<Status>,
     samples: Rc<Samples>,
 ) -> EndReason {
-    let guest = Guest::new(addresses::GUEST_IP, &launch.spec);
-    let sampled = guest.clone();
+    let sampled = tasks.guest.clone();
     let sampler = spawn_local(async move {
         if watcher.wait_for(|status| status.phase == Phase::Running).await.is_ok() {
             metrics::run(sampled, samples).await;
@@ -179,50 +212,136 @@ async fn live(
     let timing = Timing {
         ready: Duration::from_millis(launch.deadlines.ready_ms),
         init: Duration::from_millis(launch.deadlines.init_ms),
-        lifetime: launch.spec.end_at.duration_since(launch.spec.started_at),
+        lifetime: launch.spec.end_at.duration_since(launch.running_since),
     };
-    let spec = launch.spec.clone();
-    let initialise = || async move {
-        let lifecycle_id = model::SandboxId::random();
-        let outcome = guest.init(&spec, lifecycle_id.as_str()).await;
-        // A lifecycle that is over does not need the answer.
-        let _ = commands.send(Command::Initialised(outcome)).await;
-    };
-    let why = Lifecycle::new(queue, status, timing).run(initialise).await;
+    let terms = Terms { on_timeout: launch.spec.on_timeout, template: launch.goal != Goal::Run };
+    let why = Lifecycle::new(queue, status, timing, terms).run(tasks).await;
     sampler.abort();
     why
+}
+
+/// What the lifecycle has done for it.
+struct Tasks {
+    launch: Rc<Launch>,
+    dir: PathBuf,
+    guest: Guest,
+    lifecycle_id: String,
+    machine: Rc<OnceCell<Rc<RunningMachine>>>,
+    commands: mpsc::Sender<Command>,
+    status: watch::Receiver<Status>,
+    pauses: Rc<Pauses>,
+}
+
+// A lifecycle that is over does not need the answers.
+impl Work for Tasks {
+    fn initialise(&mut self) -> impl Future<Output = ()> + 'static {
+        let (guest, launch, id) = (self.guest.clone(), Rc::clone(&self.launch), self.lifecycle_id.clone());
+        let commands = self.commands.clone();
+        async move {
+            let outcome = guest.init(&launch.spec, &id).await;
+            let taken = outcome.is_ok();
+            let _ = commands.send(Command::Initialised(outcome)).await;
+            // The way of the first one, through a machine with cold memory, took a while that its clock lacks.
+            if taken && let Err(error) = guest.init(&launch.spec, &id).await {
+                tracing::warn!(error, "setting the guest's clock once more");
+            }
+        }
+    }
+
+    fn pause(&mut self, cancel: CancellationToken) -> impl Future<Output = ()> + 'static {
+        let (commands, pauses) = (self.commands.clone(), Rc::clone(&self.pauses));
+        let pause = self.machine.get().map(|machine| Pause {
+            launch: Rc::clone(&self.launch),
+            dir: self.dir.clone(),
+            guest: self.guest.clone(),
+            lifecycle_id: self.lifecycle_id.clone(),
+            vm: Rc::clone(&machine.vm),
+            parts: Arc::clone(&machine.parts),
+            status: self.status.clone(),
+        });
+        async move {
+            let outcome = match pause {
+                Some(pause) => pauses.run(pause, cancel).await,
+                None => PauseOutcome::Failed("there is no machine".into()),
+            };
+            let _ = commands.send(Command::PauseOver(outcome)).await;
+        }
+    }
 }
 
 /// A VMM that was launched.
 struct RunningMachine {
     vm: Rc<dyn Vm>,
-    group: Group,
+    group: Cell<Option<Group>>,
+    parts: Arc<Parts>,
 }
 
-/// Launches the VMM and tells the lifecycle that it did, and when the VMM is gone, and how.
-async fn bring_up(
+/// Launching the VMM.
+struct BringUp {
     driver: Qemu,
+    preload: &'static [u8],
     launch: Rc<Launch>,
     dir: PathBuf,
     commands: mpsc::Sender<Command>,
     logs: Rc<LogStore>,
-    machine: Rc<OnceCell<RunningMachine>>,
-) {
-    let command = match machine::launch(&driver, &launch, &dir).await {
-        Ok(Launched { vm, console, group }) => {
-            spawn_local(console::run(console, logs));
-            let vm: Rc<dyn Vm> = Rc::from(vm);
-            machine.get_or_init(|| RunningMachine { vm: Rc::clone(&vm), group });
-            // A lifecycle that is over does not need to know.
-            let _ = commands.send(Command::Launched(vm.pid())).await;
-            let exit = vm.wait().await;
-            let why =
-                if exit.is_clean() { EndReason::GuestExited } else { EndReason::VmmDied(exit.to_string()) };
-            Command::VmmGone(why)
+    machine: Rc<OnceCell<Rc<RunningMachine>>>,
+}
+
+impl BringUp {
+    /// Launches the VMM and tells the lifecycle that it did, and when the VMM is gone, and how.
+    async fn run(self) {
+        let Self { driver, preload, launch, dir, commands, logs, machine } = self;
+        let command = match machine::launch(&driver, &launch, &dir, preload).await {
+            Ok(Launched { vm, console, group, parts }) => {
+                spawn_local(console::run(console, logs));
+                let vm: Rc<dyn Vm> = Rc::from(vm);
+                let running = RunningMachine {
+                    vm: Rc::clone(&vm),
+                    group: Cell::new(Some(group)),
+                    parts: Arc::new(parts),
+                };
+                let running = Rc::clone(machine.get_or_init(|| Rc::new(running)));
+                // A lifecycle that is over does not need to know.
+                let _ = commands.send(Command::Launched(vm.pid())).await;
+                match go_on(&running, &commands).await {
+                    Ok(()) => settle_later(&running),
+                    Err(error) => drop(commands.send(Command::LaunchFailed(error)).await),
+                }
+                let exit = vm.wait().await;
+                let why = if exit.is_clean() {
+                    EndReason::GuestExited
+                } else {
+                    EndReason::VmmDied(exit.to_string())
+                };
+                Command::VmmGone(why)
+            }
+            Err(error) => Command::LaunchFailed(error),
+        };
+        let _ = commands.send(command).await;
+    }
+}
+
+/// Notes what the machine touched in its first moments, when they are over.
+fn settle_later(machine: &Rc<RunningMachine>) {
+    let parts = Arc::downgrade(&machine.parts);
+    spawn_local(async move {
+        tokio::time::sleep(FIRST_MOMENTS).await;
+        if let Some(parts) = parts.upgrade() {
+            parts.settle();
         }
-        Err(error) => Command::LaunchFailed(error),
-    };
-    let _ = commands.send(command).await;
+    });
+}
+
+/// Sets a machine going that goes on from a build. Its guest daemon listens as it did when the build was made.
+async fn go_on(machine: &RunningMachine, commands: &mpsc::Sender<Command>) -> Result<(), String> {
+    let Some(origin) = &machine.parts.origin else { return Ok(()) };
+    if let Some(pages) = &machine.parts.pages {
+        pages.prefetch(origin.working_set()).map_err(|error| error.to_string())?;
+    }
+    machine.vm.load_state(&origin.device_state).await.map_err(|error| error.to_string())?;
+    machine.vm.resume().await.map_err(|error| error.to_string())?;
+    let _ = commands.send(Command::Ready(origin.manifest.envd_version.clone())).await;
+    Ok(())
 }
 
 /// Removes the VMM's control group; whether that took force.

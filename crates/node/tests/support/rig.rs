@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use control::{Accel, BuildFiles, Client, Status};
 use model::{
-    BuildId, CreateSandbox, Fleet, FleetError, MiB, NetworkPolicy, OnTimeout, SandboxId, SandboxRecord,
-    Shape, TeamId, TemplateId, VcpuCount,
+    BuildId, CreateSandbox, Fleet, FleetError, MiB, NetworkPolicy, OnTimeout, PausedSandbox, SandboxId,
+    SandboxRecord, Shape, TeamId, TemplateId, VcpuCount,
 };
 use network::InstanceTag;
-use node::{Builds, Node, NodeConfig, NodeMetrics};
+use node::{Builds, Node, NodeConfig, NodeMetrics, Records};
 use tokio::runtime::Runtime;
 
 use super::census;
@@ -24,6 +24,24 @@ struct Files(BuildFiles);
 impl Builds for Files {
     fn files(&self, _: &BuildId) -> Result<BuildFiles, String> {
         Ok(self.0.clone())
+    }
+}
+
+/// No sandbox is paused, and none will be.
+struct NoRecords;
+
+#[async_trait::async_trait]
+impl Records for NoRecords {
+    async fn all(&self) -> Result<Vec<PausedSandbox>, String> {
+        Ok(Vec::new())
+    }
+
+    async fn put(&self, paused: &PausedSandbox) -> Result<(), String> {
+        Err(format!("a pause of {}", paused.spec.id))
+    }
+
+    async fn remove(&self, _: &SandboxId) -> Result<(), String> {
+        Ok(())
     }
 }
 
@@ -49,6 +67,7 @@ impl Rig {
         let number = COUNT.fetch_add(1, Ordering::Relaxed) & 0xf;
         let config = NodeConfig {
             sandboxes: dir.path().join("sandboxes"),
+            store: dir.path().join("store"),
             binary: std::env::current_exe().unwrap(),
             tag: InstanceTag::new(process << 4 | number),
             accel: Accel::Tcg,
@@ -94,8 +113,9 @@ impl Rig {
         assert!(self.server.is_none());
         let runtime = Runtime::new().unwrap();
         let builds = Arc::new(Files(self.files.clone()));
-        let node =
-            runtime.block_on(Node::start(self.config.clone(), builds, NodeMetrics::default())).unwrap();
+        let node = runtime
+            .block_on(Node::start(self.config.clone(), builds, Arc::new(NoRecords), NodeMetrics::default()))
+            .unwrap();
         self.server = Some((runtime, node));
     }
 
@@ -156,6 +176,7 @@ impl Rig {
             env: BTreeMap::new(),
             network: NetworkPolicy::default(),
             on_timeout: OnTimeout::Kill,
+            auto_resume: false,
             envd_token: None,
             traffic_token: None,
             timeout: Duration::from_secs(600),

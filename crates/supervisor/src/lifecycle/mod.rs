@@ -1,24 +1,33 @@
 //! The life of one sandbox, written down once.
 //!
 //! ```text
-//!              guest daemon says that it listens,
-//!              and has taken its identity
-//!   Starting ───────────────────────────────────> Running
-//!      │                                             │
-//!      │ deadline, kill, VMM gone                    │ kill, end time, VMM gone
-//!      └───────────────────> Ending <────────────────┘
-//!                              │ VMM reaped, its control group removed, its disk deleted
-//!                              v
-//!                        Ended is sent, the process exits
+//!              guest daemon says that it listens,             somebody asks,
+//!              and has taken its identity                     or the end time
+//!   Starting ───────────────────────────────────> Running ──────────────────────> Pausing
+//!      │                                           │   ^                             │  │
+//!      │                                           │   └── woken, or it failed ──────┘  │
+//!      │ deadline, kill, VMM gone                  │ kill, end time, VMM gone           │ kill; written
+//!      └──────────────────────> Ending <───────────┴────────────────────────────────────┘
+//!                                 │ VMM reaped, its control group removed, its disk deleted
+//!                                 v
+//!                           Ended is sent, the process exits
 //! ```
 //!
 //! | transition | cause | what the client sees |
 //! |---|---|---|
-//! | Starting -> Running | ready push and `/init` both came in time | the create call returns; the lifetime begins |
-//! | Starting -> Ending | no VMM, one of the two deadlines, the VMM died, somebody killed it | the create call fails with the reason |
-//! | Running -> Ending | kill, end time, the guest powered off, the VMM died | 404 and 502 from now on |
+//! | Starting -> Running | ready push (of a machine that was resumed: its vCPUs run) and `/init` both came in time | the create or resume returns; the lifetime begins |
+//! | Starting -> Ending | no VMM, one of the two deadlines, the VMM died, somebody killed it | the call fails with the reason |
+//! | Running -> Pausing | somebody asks, or the end time of a sandbox that is paused then | paused |
+//! | Pausing -> Running | somebody wants to use it before the pause is committed; or a step failed | the pause is answered with 409 or 500, the sandbox is the one it was |
+//! | Pausing -> Ending | committed: build and record are on stable storage | the pause is answered; paused |
+//! | Running, Pausing -> Ending | kill, end time, the guest powered off, the VMM died | 404 and 502 from now on, or the snapshot from which it was resumed |
 //!
-//! One task, [`Lifecycle::run`], changes the state; everybody else sends it a [`Command`] or watches [`Status`].
+//! A machine that becomes a template goes from Starting to Pausing as soon as its guest daemon listens: nobody uses it.
+//!
+//! [`rules`] has the transitions, without time and tasks. One task, [`Lifecycle::run`], applies them; everybody else sends
+//! it a [`Command`] or watches [`Status`].
+
+pub mod rules;
 
 use std::future::Future;
 use std::time::Duration;
@@ -27,9 +36,14 @@ use control::{EndTime, Phase, Status};
 use jiff::Timestamp;
 use model::EndReason;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use self::rules::{Effect, Input, PauseOutcome, Refusal, State, Terms};
 
 /// The clock may be stepped while a sandbox runs: the end time is looked at this often at least.
 const LONGEST_NAP: Duration = Duration::from_secs(10);
+/// A sandbox that could not be paused at its end time lives on, and this long later it is tried again.
+const POSTPONE: jiff::SignedDuration = jiff::SignedDuration::from_secs(30);
 
 /// What the lifecycle can be asked or told.
 #[derive(Debug)]
@@ -46,8 +60,21 @@ pub enum Command {
     VmmGone(EndReason),
     /// Move the end time; answers with the status that then holds.
     SetEnd(EndTime, oneshot::Sender<Status>),
+    /// Pause it; answers when that is durable, or why it did not come about.
+    Pause(oneshot::Sender<Result<(), Refusal>>),
+    /// The pause that was begun is over.
+    PauseOver(PauseOutcome),
     /// End it.
     Kill,
+}
+
+/// What the lifecycle has done for it. Each is begun as a task and reports with a [`Command`].
+pub trait Work {
+    /// Gives the guest daemon its identity; reports [`Command::Initialised`].
+    fn initialise(&mut self) -> impl Future<Output = ()> + 'static;
+
+    /// Writes the sandbox to a build unless `cancel` comes in time; reports [`Command::PauseOver`].
+    fn pause(&mut self, cancel: CancellationToken) -> impl Future<Output = ()> + 'static;
 }
 
 /// The single writer of a sandbox's [`Status`].
@@ -56,6 +83,12 @@ pub struct Lifecycle {
     commands: mpsc::Receiver<Command>,
     status: watch::Sender<Status>,
     timing: Timing,
+    terms: Terms,
+    state: State,
+    deadline: Option<Deadline>,
+    /// Who waits for the pause that is under way, and how it is told to give up.
+    waiting: Option<oneshot::Sender<Result<(), Refusal>>>,
+    cancel: CancellationToken,
 }
 
 /// How long the parts of a life may take.
@@ -69,66 +102,148 @@ pub struct Timing {
     pub lifetime: jiff::SignedDuration,
 }
 
+/// A step of the start that must not take for ever.
+#[derive(Debug, Clone, Copy)]
+struct Deadline {
+    at: tokio::time::Instant,
+    what: &'static str,
+    limit: Duration,
+}
+
+impl Deadline {
+    fn new(what: &'static str, limit: Duration) -> Self {
+        Self { at: tokio::time::Instant::now() + limit, what, limit }
+    }
+}
+
 impl Lifecycle {
     /// Starts in [`Phase::Starting`].
-    pub fn new(commands: mpsc::Receiver<Command>, status: watch::Sender<Status>, timing: Timing) -> Self {
-        Self { commands, status, timing }
+    pub fn new(
+        commands: mpsc::Receiver<Command>,
+        status: watch::Sender<Status>,
+        timing: Timing,
+        terms: Terms,
+    ) -> Self {
+        let deadline = Some(Deadline::new("the guest daemon to answer", timing.ready));
+        let (waiting, cancel) = (None, CancellationToken::new());
+        Self { commands, status, timing, terms, state: State::first(), deadline, waiting, cancel }
     }
 
-    /// Lives until something ends the sandbox and returns what it was. `initialise` is begun once, when the guest
-    /// daemon listens, and reports with [`Command::Initialised`].
-    pub async fn run<F>(mut self, initialise: impl FnOnce() -> F) -> EndReason
-    where
-        F: Future<Output = ()> + 'static,
-    {
-        let mut initialise = Some(initialise);
-        let Timing { ready, init, lifetime } = self.timing;
-        let mut deadline = Some((tokio::time::Instant::now() + ready, "the guest daemon to answer", ready));
+    /// Lives until something ends the sandbox and returns what it was.
+    pub async fn run(mut self, mut work: impl Work) -> EndReason {
         let why = loop {
-            let (phase, end_at) = {
-                let status = self.status.borrow();
-                (status.phase, status.end_at)
-            };
-            tokio::select! {
-                biased;
-                command = self.commands.recv() => match command {
-                    None | Some(Command::Kill) => break EndReason::Killed,
-                    Some(Command::Launched(pid)) => self.status.send_modify(|status| status.vmm_pid = Some(pid)),
-                    Some(Command::LaunchFailed(error)) => break EndReason::StartFailed(error),
-                    Some(Command::VmmGone(why)) => break self.unexpected(why),
-                    Some(Command::SetEnd(end, reply)) => drop(reply.send(self.set_end(end))),
-                    Some(Command::Ready(version)) => if let Some(initialise) = initialise.take() {
-                        self.status.send_modify(|status| status.envd_version = version);
-                        deadline = Some((tokio::time::Instant::now() + init, "the guest daemon to take its identity", init));
-                        tokio::task::spawn_local(initialise());
-                    },
-                    Some(Command::Initialised(Ok(()))) => {
-                        deadline = None;
-                        self.status.send_modify(|status| {
-                            status.phase = Phase::Running;
-                            status.end_at = Timestamp::now().saturating_add(lifetime).unwrap_or(Timestamp::MAX);
-                        });
-                    }
-                    Some(Command::Initialised(Err(error))) => break EndReason::StartFailed(error),
-                },
-                () = until(end_at), if phase == Phase::Running => break EndReason::TimedOut,
-                () = sleep_until(deadline.map(|(at, ..)| at)) => if let Some((_, what, limit)) = deadline {
-                    break EndReason::StartFailed(format!("waited {limit:?} for {what}"));
-                },
+            if let State::Over(why) = self.state {
+                break why;
             }
+            let end_at = self.status.borrow().end_at;
+            let deadline = self.deadline;
+            let input = tokio::select! {
+                biased;
+                command = self.commands.recv() => match self.input(command) {
+                    Some(input) => input,
+                    None => continue,
+                },
+                () = until(end_at), if self.state == State::Running => Input::EndTime,
+                () = sleep_until(deadline) => match deadline {
+                    Some(Deadline { what, limit, .. }) => Input::Late(format!("waited {limit:?} for {what}")),
+                    None => continue,
+                },
+            };
+            self.apply(input, &mut work);
         };
         self.status.send_modify(|status| status.phase = Phase::Ending);
         why
     }
 
-    /// A VMM that goes away before the sandbox ever ran is a failed start, whatever it said.
-    fn unexpected(&self, why: EndReason) -> EndReason {
-        match (self.status.borrow().phase, why) {
-            (Phase::Starting, EndReason::VmmDied(how)) => {
-                EndReason::StartFailed(format!("the VMM died: {how}"))
+    /// What a command means to the rules. Some concern only the status.
+    fn input(&mut self, command: Option<Command>) -> Option<Input> {
+        Some(match command {
+            None | Some(Command::Kill) => Input::Kill,
+            Some(Command::Launched(pid)) => {
+                self.status.send_modify(|status| status.vmm_pid = Some(pid));
+                return None;
             }
-            (Phase::Starting, _) => EndReason::StartFailed("the guest powered off while it started".into()),
-            (_, why) => why,
+            Some(Command::LaunchFailed(error)) => Input::LaunchFailed(error),
+            Some(Command::VmmGone(why)) => Input::VmmGone(why),
+            Some(Command::SetEnd(end, reply)) => {
+                // Whoever is gone does not need the answer.
+                let _ = reply.send(self.set_end(end));
+                return end.wake.then_some(Input::Wake);
+            }
+            Some(Command::Ready(version)) => {
+                if matches!(self.state, State::Starting { ready: false }) {
+                    self.status.send_modify(|status| status.envd_version = version);
+                }
+                Input::Ready
+            }
+            Some(Command::Initialised(outcome)) => Input::Initialised(outcome),
+            Some(Command::PauseOver(outcome)) => Input::PauseOver(outcome),
+            Some(Command::Pause(reply)) => {
+                let (next, effects) = self.state.clone().on(Input::Pause, self.terms);
+                // The rules refuse it or begin it; only who began one waits for it.
+                match effects.as_slice() {
+                    [Effect::Refuse(refusal)] => {
+                        let _ = reply.send(Err(refusal.clone()));
+                        self.state = next;
+                        return None;
+                    }
+                    _ => self.waiting = Some(reply),
+                }
+                Input::Pause
+            }
+        })
+    }
+
+    fn apply(&mut self, input: Input, work: &mut impl Work) {
+        let (state, effects) = std::mem::replace(&mut self.state, State::first()).on(input, self.terms);
+        self.state = state;
+        if !matches!(self.state, State::Starting { .. }) {
+            self.deadline = None;
+        }
+        for effect in effects {
+            self.perform(effect, work);
+        }
+        let phase = match self.state {
+            State::Starting { .. } => Phase::Starting,
+            State::Running => Phase::Running,
+            State::Pausing { .. } => Phase::Pausing,
+            State::Over(_) => Phase::Ending,
+        };
+        self.status.send_if_modified(|status| std::mem::replace(&mut status.phase, phase) != phase);
+    }
+
+    fn perform(&mut self, effect: Effect, work: &mut impl Work) {
+        match effect {
+            Effect::Initialise => {
+                self.deadline =
+                    Some(Deadline::new("the guest daemon to take its identity", self.timing.init));
+                tokio::task::spawn_local(work.initialise());
+            }
+            // With the phase, so that nobody sees the one without the other.
+            Effect::BeginLifetime => self.status.send_modify(|status| {
+                status.phase = Phase::Running;
+                status.end_at =
+                    Timestamp::now().saturating_add(self.timing.lifetime).unwrap_or(Timestamp::MAX);
+            }),
+            Effect::BeginPause => {
+                self.cancel = CancellationToken::new();
+                tokio::task::spawn_local(work.pause(self.cancel.clone()));
+            }
+            Effect::CancelPause => self.cancel.cancel(),
+            Effect::Answer(outcome) => {
+                if let Err(Refusal::Failed(error)) = &outcome {
+                    tracing::error!(error, "the pause failed");
+                }
+                if let Some(waiting) = self.waiting.take() {
+                    let _ = waiting.send(outcome);
+                }
+            }
+            // Answered where it came in.
+            Effect::Refuse(_) => {}
+            Effect::Postpone => self.status.send_modify(|status| {
+                let later = Timestamp::now().saturating_add(POSTPONE).unwrap_or(Timestamp::MAX);
+                status.end_at = status.end_at.max(later);
+            }),
         }
     }
 
@@ -152,24 +267,59 @@ async fn until(at: Timestamp) {
     }
 }
 
-async fn sleep_until(at: Option<tokio::time::Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
+async fn sleep_until(deadline: Option<Deadline>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.at).await,
         None => std::future::pending().await,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use model::{BuildId, OnTimeout};
+
     use super::*;
+
+    /// Says at once that what was begun is done, or nothing at all.
+    struct Fake {
+        commands: mpsc::Sender<Command>,
+        initialised: Option<Result<(), String>>,
+        paused: Option<PauseOutcome>,
+    }
+
+    impl Work for Fake {
+        fn initialise(&mut self) -> impl Future<Output = ()> + 'static {
+            let (commands, outcome) = (self.commands.clone(), self.initialised.clone());
+            async move {
+                if let Some(outcome) = outcome {
+                    commands.send(Command::Initialised(outcome)).await.unwrap();
+                }
+            }
+        }
+
+        fn pause(&mut self, cancel: CancellationToken) -> impl Future<Output = ()> + 'static {
+            let (commands, outcome) = (self.commands.clone(), self.paused.clone());
+            async move {
+                let outcome = match outcome {
+                    Some(outcome) => outcome,
+                    None => {
+                        cancel.cancelled().await;
+                        PauseOutcome::Cancelled
+                    }
+                };
+                let _ = commands.send(Command::PauseOver(outcome)).await;
+            }
+        }
+    }
 
     struct Rig {
         commands: mpsc::Sender<Command>,
         status: watch::Receiver<Status>,
         life: Lifecycle,
+        work: Fake,
     }
 
-    fn rig(lifetime: Duration) -> Rig {
+    fn rig(lifetime: Duration, on_timeout: OnTimeout) -> Rig {
         let (commands, receiver) = mpsc::channel(8);
         let (status, watcher) = watch::channel(Status {
             id: model::SandboxId::random(),
@@ -182,8 +332,10 @@ mod tests {
         });
         let limit = Duration::from_millis(300);
         let lifetime = jiff::SignedDuration::try_from(lifetime).unwrap();
-        let life = Lifecycle::new(receiver, status, Timing { ready: limit, init: limit, lifetime });
-        Rig { commands, status: watcher, life }
+        let timing = Timing { ready: limit, init: limit, lifetime };
+        let life = Lifecycle::new(receiver, status, timing, Terms { on_timeout, template: false });
+        let work = Fake { commands: commands.clone(), initialised: Some(Ok(())), paused: None };
+        Rig { commands, status: watcher, life, work }
     }
 
     fn local<T>(future: impl Future<Output = T>) -> T {
@@ -196,30 +348,29 @@ mod tests {
     #[test]
     fn it_runs_when_the_guest_is_ready_and_initialised() {
         local(async {
-            let mut rig = rig(HOUR);
-            let commands = rig.commands.clone();
-            let life = tokio::task::spawn_local(
-                rig.life.run(|| async move { commands.send(Command::Initialised(Ok(()))).await.unwrap() }),
-            );
+            let mut rig = rig(HOUR, OnTimeout::Kill);
+            let life = tokio::task::spawn_local(rig.life.run(rig.work));
             rig.commands.send(Command::Ready("0.6.13".into())).await.unwrap();
             rig.status.wait_for(|status| status.phase == Phase::Running).await.unwrap();
+            rig.commands.send(Command::Ready("2".into())).await.unwrap();
             rig.commands.send(Command::Kill).await.unwrap();
             assert_eq!(life.await.unwrap(), EndReason::Killed);
             assert_eq!(rig.status.borrow().phase, Phase::Ending);
-            assert_eq!(rig.status.borrow().envd_version, "0.6.13");
+            assert_eq!(rig.status.borrow().envd_version, "0.6.13", "a second ready changes nothing");
         });
     }
 
     #[test]
     fn a_silent_guest_and_a_stuck_initialisation_have_deadlines_of_their_own() {
         local(async {
-            let silent = rig(HOUR);
-            let why = silent.life.run(|| async {}).await;
+            let silent = rig(HOUR, OnTimeout::Kill);
+            let why = silent.life.run(silent.work).await;
             assert!(matches!(&why, EndReason::StartFailed(text) if text.contains("to answer")), "{why:?}");
 
-            let stuck = rig(HOUR);
+            let mut stuck = rig(HOUR, OnTimeout::Kill);
+            stuck.work.initialised = None;
             stuck.commands.send(Command::Ready("1".into())).await.unwrap();
-            let why = stuck.life.run(|| async {}).await;
+            let why = stuck.life.run(stuck.work).await;
             assert!(matches!(&why, EndReason::StartFailed(text) if text.contains("identity")), "{why:?}");
         });
     }
@@ -227,54 +378,74 @@ mod tests {
     #[test]
     fn it_ends_at_its_end_time_and_the_time_can_be_moved_both_ways() {
         local(async {
-            let mut rig = rig(Duration::from_secs(1));
+            let mut rig = rig(Duration::from_secs(1), OnTimeout::Kill);
             let commands = rig.commands.clone();
-            let life = tokio::task::spawn_local(rig.life.run(|| async {
-                std::future::pending::<()>().await;
-            }));
+            let life = tokio::task::spawn_local(rig.life.run(rig.work));
             commands.send(Command::Ready("1".into())).await.unwrap();
-            commands.send(Command::Initialised(Ok(()))).await.unwrap();
             rig.status.wait_for(|status| status.phase == Phase::Running).await.unwrap();
+            let move_to = async |end_at, only_extend| {
+                let (reply, answer) = oneshot::channel();
+                let end = EndTime { end_at, only_extend, wake: false };
+                commands.send(Command::SetEnd(end, reply)).await.unwrap();
+                answer.await.unwrap().end_at
+            };
             let later = Timestamp::now() + jiff::SignedDuration::from_secs(60);
-            let (reply, answer) = oneshot::channel();
-            commands
-                .send(Command::SetEnd(EndTime { end_at: later, only_extend: false }, reply))
-                .await
-                .unwrap();
-            assert_eq!(answer.await.unwrap().end_at, later);
-            let (reply, answer) = oneshot::channel();
+            assert_eq!(move_to(later, false).await, later);
             let now = Timestamp::now();
-            commands.send(Command::SetEnd(EndTime { end_at: now, only_extend: true }, reply)).await.unwrap();
-            assert_eq!(answer.await.unwrap().end_at, later, "only_extend never shortens");
-            let (reply, _answer) = oneshot::channel();
-            commands.send(Command::SetEnd(EndTime { end_at: now, only_extend: false }, reply)).await.unwrap();
+            assert_eq!(move_to(now, true).await, later, "only_extend never shortens");
+            move_to(now, false).await;
             assert_eq!(life.await.unwrap(), EndReason::TimedOut);
         });
     }
 
     #[test]
-    fn a_vmm_that_dies_before_the_sandbox_ran_is_a_failed_start() {
+    fn its_end_time_pauses_it_when_it_is_that_kind() {
         local(async {
-            let rig = rig(HOUR);
-            rig.commands.send(Command::VmmGone(EndReason::GuestExited)).await.unwrap();
-            assert!(matches!(rig.life.run(|| async {}).await, EndReason::StartFailed(_)));
+            let mut rig = rig(Duration::from_millis(50), OnTimeout::Pause);
+            let build = BuildId::random();
+            rig.work.paused = Some(PauseOutcome::Committed(build.clone()));
+            rig.commands.send(Command::Ready("1".into())).await.unwrap();
+            assert_eq!(rig.life.run(rig.work).await, EndReason::Paused(build));
         });
     }
 
     #[test]
-    fn a_second_ready_changes_nothing() {
+    fn a_pause_that_fails_at_the_end_time_is_tried_again_later() {
         local(async {
-            let mut rig = rig(HOUR);
-            let commands = rig.commands.clone();
-            let life = tokio::task::spawn_local(
-                rig.life.run(|| async move { commands.send(Command::Initialised(Ok(()))).await.unwrap() }),
-            );
+            let mut rig = rig(Duration::from_millis(50), OnTimeout::Pause);
+            rig.work.paused = Some(PauseOutcome::Failed("the disk is full".into()));
+            let life = tokio::task::spawn_local(rig.life.run(rig.work));
             rig.commands.send(Command::Ready("1".into())).await.unwrap();
+            let postponed = |status: &Status| {
+                let left = status.end_at.duration_since(Timestamp::now());
+                status.phase == Phase::Running && left > jiff::SignedDuration::from_secs(20)
+            };
+            rig.status.wait_for(postponed).await.unwrap();
+            rig.commands.send(Command::Kill).await.unwrap();
+            assert_eq!(life.await.unwrap(), EndReason::Killed);
+        });
+    }
+
+    #[test]
+    fn whoever_uses_it_takes_a_pause_back() {
+        local(async {
+            let mut rig = rig(HOUR, OnTimeout::Kill);
+            let commands = rig.commands.clone();
+            let life = tokio::task::spawn_local(rig.life.run(rig.work));
+            commands.send(Command::Ready("1".into())).await.unwrap();
             rig.status.wait_for(|status| status.phase == Phase::Running).await.unwrap();
-            rig.commands.send(Command::Ready("2".into())).await.unwrap();
-            rig.commands.send(Command::VmmGone(EndReason::GuestExited)).await.unwrap();
-            assert_eq!(life.await.unwrap(), EndReason::GuestExited);
-            assert_eq!(rig.status.borrow().envd_version, "1");
+            let (reply, paused) = oneshot::channel();
+            commands.send(Command::Pause(reply)).await.unwrap();
+            rig.status.wait_for(|status| status.phase == Phase::Pausing).await.unwrap();
+            let (reply, again) = oneshot::channel();
+            commands.send(Command::Pause(reply)).await.unwrap();
+            assert!(matches!(again.await.unwrap(), Err(Refusal::State(_))), "one pause at a time");
+            let end = EndTime { end_at: Timestamp::now(), only_extend: true, wake: true };
+            commands.send(Command::SetEnd(end, oneshot::channel().0)).await.unwrap();
+            assert!(matches!(paused.await.unwrap(), Err(Refusal::State(_))));
+            rig.status.wait_for(|status| status.phase == Phase::Running).await.unwrap();
+            commands.send(Command::Kill).await.unwrap();
+            assert_eq!(life.await.unwrap(), EndReason::Killed);
         });
     }
 }

@@ -1,0 +1,64 @@
+//! The file that makes a pause count.
+//!
+//! A supervisor writes it as the last step of a pause, after the build is on stable storage. From then on the sandbox is
+//! paused whatever happens to supervisor, server or host: whoever finds the file enters it into the catalog, and only
+//! then may the directory be removed.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use model::PausedSandbox;
+
+/// Name of the record in a sandbox's directory. It holds the sandbox's tokens: mode 0600.
+pub const PAUSED_FILE: &str = "paused.json";
+/// No record is longer: see the launch file.
+const MAX_BYTES: u64 = 8 << 20;
+
+/// Writes the record of the sandbox directory `dir`; it is on stable storage when this returns.
+///
+/// # Errors
+/// When it cannot be written. There is none then, or one that was there before.
+pub fn write_paused(dir: &Path, paused: &PausedSandbox) -> io::Result<()> {
+    let (path, new) = (dir.join(PAUSED_FILE), dir.join("paused.new"));
+    let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    file.write_all(&serde_json::to_vec(paused)?)?;
+    file.sync_all()?;
+    std::fs::rename(&new, path)?;
+    sync_dir(dir)
+}
+
+/// The record of the sandbox directory `dir`, if its sandbox was paused.
+///
+/// # Errors
+/// When there is one that cannot be read.
+pub fn read_paused(dir: &Path) -> io::Result<Option<PausedSandbox>> {
+    let path = dir.join(PAUSED_FILE);
+    let size = match std::fs::metadata(&path) {
+        Ok(meta) => meta.len(),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
+    if size > MAX_BYTES {
+        return Err(io::Error::other(format!("{size} bytes, more than the {MAX_BYTES} allowed")));
+    }
+    Ok(Some(serde_json::from_slice(&std::fs::read(&path)?)?))
+}
+
+/// Takes a pause back: the sandbox was killed before anybody was told of it.
+///
+/// # Errors
+/// When there is a record that cannot be removed.
+pub fn remove_paused(dir: &Path) -> io::Result<()> {
+    match std::fs::remove_file(dir.join(PAUSED_FILE)) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => sync_dir(dir),
+    }
+}
+
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}

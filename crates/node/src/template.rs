@@ -1,0 +1,79 @@
+//! Templates as builds: booted once, ahead of need, and from then on every sandbox goes on from there.
+
+use std::collections::HashMap;
+use std::sync::{PoisonError, RwLock};
+
+use control::{Goal, Start};
+use jiff::Timestamp;
+use model::{
+    BuildId, EndReason, FleetError, NetworkPolicy, OnTimeout, SandboxId, SandboxSpec, Shape, TeamId,
+    TemplateId,
+};
+
+use crate::node::Node;
+
+/// Whose the machines are that become templates: nobody's.
+const NOBODY: &str = "nobody";
+
+/// Which builds to go on from, by the build of the template.
+#[derive(Debug, Default)]
+pub(crate) struct Warm(RwLock<HashMap<BuildId, BuildId>>);
+
+impl Warm {
+    pub(crate) fn of(&self, template: &BuildId) -> Option<BuildId> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(template).cloned()
+    }
+}
+
+impl Node {
+    /// From now on, sandboxes of the template's build `template` go on from `snapshot`, which is in the store.
+    pub fn use_snapshot(&self, template: BuildId, snapshot: BuildId) {
+        self.shared.warm.0.write().unwrap_or_else(PoisonError::into_inner).insert(template, snapshot);
+    }
+
+    /// Starts a machine and makes it the build `snapshot`, before anybody uses it, as soon as its guest daemon answers.
+    ///
+    /// # Errors
+    /// When it does not start, or cannot be written.
+    pub async fn make_snapshot(
+        &self,
+        template: &TemplateId,
+        shape: Shape,
+        start: Start,
+        snapshot: &BuildId,
+    ) -> Result<(), FleetError> {
+        let nobody: TeamId = NOBODY.parse().map_err(|error| FleetError::Internal(format!("{error}")))?;
+        let now = Timestamp::now();
+        let spec = SandboxSpec {
+            id: SandboxId::random(),
+            team: nobody,
+            template: template.clone(),
+            alias: None,
+            build: snapshot.clone(),
+            shape,
+            metadata: std::collections::BTreeMap::new(),
+            env: std::collections::BTreeMap::new(),
+            network: NetworkPolicy::default(),
+            on_timeout: OnTimeout::Kill,
+            auto_resume: false,
+            timeout_secs: 0,
+            envd_token: None,
+            traffic_token: None,
+            started_at: now,
+            end_at: now,
+            idempotency_key: None,
+        };
+        let beginning = self.begin(spec, start, Goal::Snapshot(snapshot.clone())).await?;
+        let entry = &beginning.entry;
+        let mut view = entry.view.clone();
+        let ended = view.wait_for(|view| view.ended.is_some()).await.map(|view| view.ended.clone());
+        entry.released.cancelled().await;
+        match ended {
+            Ok(Some(EndReason::Paused(build))) if build == *snapshot => Ok(()),
+            Ok(Some(EndReason::StartFailed(why) | EndReason::VmmDied(why))) => {
+                Err(FleetError::StartFailed(why))
+            }
+            other => Err(FleetError::StartFailed(format!("it ended before it was written: {other:?}"))),
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Making a sandbox run: one that runs lives longer, one that is paused is resumed, once, however many ask.
+
+use std::time::Duration;
+
+use control::{EndTime, Phase, Start};
+use jiff::{SignedDuration, Timestamp};
+use model::{Connected, FleetError, OnTimeout, PausedSandbox, SandboxId, SandboxRecord, SandboxSpec, TeamId};
+
+use crate::entry::Entry;
+use crate::fleet::asked;
+use crate::node::Node;
+
+/// What a look at a sandbox found.
+enum Found {
+    Runs(Box<SandboxRecord>),
+    Paused,
+}
+
+impl Node {
+    /// See [`model::Fleet::connect`].
+    pub(crate) async fn wake(
+        &self,
+        id: &SandboxId,
+        team: &TeamId,
+        timeout: Duration,
+    ) -> Result<Connected, FleetError> {
+        loop {
+            if let Found::Runs(record) = self.extend(id, team, timeout).await? {
+                return Ok(Connected { record: *record, resumed: false });
+            }
+            let transition = self.shared.paused.transition(id).await;
+            // Somebody else may have resumed or deleted it while we waited for our turn.
+            if self.entry(id).is_some() {
+                continue;
+            }
+            let paused = self.shared.paused.get(id).ok_or_else(|| FleetError::NotFound(id.clone()))?;
+            let record = self.resume_paused(&paused, timeout, None).await;
+            drop(transition);
+            return record.map(|record| Connected { record, resumed: true });
+        }
+    }
+
+    /// See [`model::Fleet::resume`].
+    pub(crate) async fn resume_now(
+        &self,
+        team: &TeamId,
+        id: &SandboxId,
+        timeout: Duration,
+        auto_pause: Option<bool>,
+    ) -> Result<SandboxRecord, FleetError> {
+        let _transition = self.shared.paused.transition(id).await;
+        if let Some(entry) = self.entry(id).filter(|entry| entry.spec.team == *team) {
+            if entry.exists() {
+                return Err(FleetError::Conflict(format!("sandbox {id} is running already")));
+            }
+            entry.released.cancelled().await;
+        }
+        let paused = self.shared.paused.get(id).filter(|paused| paused.spec.team == *team);
+        let paused = paused.ok_or_else(|| FleetError::NotFound(id.clone()))?;
+        self.resume_paused(&paused, timeout, auto_pause).await
+    }
+
+    /// Gives a sandbox that runs, or is about to, more time. A pause that is under way is taken back, or waited for.
+    async fn extend(&self, id: &SandboxId, team: &TeamId, timeout: Duration) -> Result<Found, FleetError> {
+        let ours = |spec: &SandboxSpec| spec.team == *team;
+        let not_found = || FleetError::NotFound(id.clone());
+        let Some(entry) = self.entry(id) else {
+            let paused = self.shared.paused.get(id).filter(|paused| ours(&paused.spec));
+            return paused.map(|_| Found::Paused).ok_or_else(not_found);
+        };
+        if !ours(&entry.spec) {
+            return Err(not_found());
+        }
+        let phase = entry.view.borrow().phase;
+        if entry.view.borrow().ended.is_some() || phase == Phase::Ending {
+            entry.released.cancelled().await;
+            return if self.shared.paused.get(id).is_some() { Ok(Found::Paused) } else { Err(not_found()) };
+        }
+        if phase == Phase::Starting {
+            entry.started().await?;
+        }
+        match self.move_end(&entry, timeout, true, true).await {
+            Ok(record) if self.settled(&entry).await => Ok(Found::Runs(Box::new(record))),
+            // It ended meanwhile, one way or the other: the next look tells.
+            _ if entry.view.borrow().ended.is_some() => Ok(Found::Paused),
+            Ok(record) => Ok(Found::Runs(Box::new(record))),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Waits until a sandbox that was being paused runs again or is over; whether it runs.
+    async fn settled(&self, entry: &Entry) -> bool {
+        let mut view = entry.view.clone();
+        let settled = view.wait_for(|view| view.phase == Phase::Running || view.ended.is_some()).await;
+        let runs = settled.is_ok_and(|view| view.ended.is_none());
+        if !runs {
+            entry.released.cancelled().await;
+        }
+        runs
+    }
+
+    /// Moves the end time to `timeout` from now.
+    pub(crate) async fn move_end(
+        &self,
+        entry: &Entry,
+        timeout: Duration,
+        only_extend: bool,
+        wake: bool,
+    ) -> Result<SandboxRecord, FleetError> {
+        let timeout = SignedDuration::try_from(timeout).unwrap_or(SignedDuration::MAX);
+        let end_at = Timestamp::now().saturating_add(timeout).unwrap_or(Timestamp::MAX);
+        let end = EndTime { end_at, only_extend, wake };
+        let status = entry.client.set_end(end).await.map_err(|error| asked(entry, &error))?;
+        // The supervisor pushes the change; whoever asks after this call returned must not be told the old time.
+        let mut seen = entry.view.clone();
+        let arrived = seen.wait_for(|view| view.end_at == status.end_at || view.ended.is_some());
+        let _ = tokio::time::timeout(crate::fleet::PUSH_PATIENCE, arrived).await;
+        Ok(SandboxRecord { end_at: status.end_at, ..entry.record() })
+    }
+
+    /// Starts a paused sandbox. Its caller holds the transition, and nothing of it runs.
+    async fn resume_paused(
+        &self,
+        paused: &PausedSandbox,
+        timeout: Duration,
+        auto_pause: Option<bool>,
+    ) -> Result<SandboxRecord, FleetError> {
+        let mut spec = paused.spec.clone();
+        spec.end_at = crate::start::end_of(Timestamp::now(), timeout);
+        match auto_pause {
+            Some(true) => spec.on_timeout = OnTimeout::Pause,
+            Some(false) => spec.on_timeout = OnTimeout::Kill,
+            None => {}
+        }
+        // A sandbox that exists is not made again by the key that made it.
+        self.start_specified(spec, Start::Resume(paused.build.clone())).await
+    }
+}

@@ -1,0 +1,225 @@
+//! Pausing: from a running machine to a build and a record of it on stable storage.
+//!
+//! ```text
+//! guest daemon comes to rest ─> guest syncs ─> vCPUs stop ─> device state ─> memory and disk are written ─> published ─> recorded
+//!            2 s, best effort    by its memory    10 s           30 s           by their size                  the commit
+//! ```
+//!
+//! The VMM is kept, stopped, until the record is written: whatever fails before that, and whoever wants to use the
+//! sandbox meanwhile, costs no more than setting the processors going again. After it, the record is the sandbox.
+
+use std::cell::Cell;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use artifacts::{LocalStore, Store};
+use control::{Goal, Launch, Status};
+use jiff::Timestamp;
+use model::{BuildId, EndReason, PausedSandbox};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use vmm::Vm;
+
+use crate::guest::Guest;
+use crate::lifecycle::rules::PauseOutcome;
+use crate::machine::Parts;
+use crate::snapshot::{self, Stopped, Written};
+
+/// A guest writes back at least this much a second, or its disk is stuck.
+const SYNC_BYTES_PER_SECOND: u64 = 50 << 20;
+/// Bounds of the time that a guest has for it.
+const SYNC_TIMEOUT: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(120));
+/// A store takes at least this much a second, or it is stuck.
+const WRITE_BYTES_PER_SECOND: u64 = 10 << 20;
+/// What is added to that for whatever a store has to do once.
+const WRITE_EXTRA: Duration = Duration::from_secs(30);
+/// A pause that gave up, or whose VMM is gone, is over this soon, unless its disk is stuck.
+const FINISH: Duration = Duration::from_secs(10);
+
+/// The pauses of one sandbox, of which there is one at a time.
+#[derive(Default)]
+pub(crate) struct Pauses {
+    /// Held while one is under way.
+    under_way: tokio::sync::Mutex<()>,
+    /// The build of one that was committed.
+    committed: Cell<Option<BuildId>>,
+}
+
+impl Pauses {
+    /// Runs a pause.
+    pub(crate) async fn run(&self, pause: Pause, cancel: CancellationToken) -> PauseOutcome {
+        let _under_way = self.under_way.lock().await;
+        let outcome = pause.run(cancel).await;
+        if let PauseOutcome::Committed(build) = &outcome {
+            self.committed.set(Some(build.clone()));
+        }
+        outcome
+    }
+
+    /// Waits for a pause that is under way when the sandbox is over, and takes it back if it was committed after the
+    /// sandbox had been ended for another reason.
+    pub(crate) async fn finish(&self, launch: &Launch, dir: &Path, why: &EndReason) {
+        if tokio::time::timeout(FINISH, self.under_way.lock()).await.is_err() {
+            tracing::warn!("a pause is still writing {FINISH:?} after the sandbox ended; it is left behind");
+            return;
+        }
+        let Some(build) = self.committed.take() else { return };
+        if !matches!(why, EndReason::Paused(_)) {
+            if let Err(error) = control::remove_paused(dir) {
+                tracing::warn!(%error, "taking back the record of a pause");
+            }
+            take_back(&launch.store, &build);
+        }
+    }
+}
+
+/// Everything that a pause needs.
+pub(crate) struct Pause {
+    pub(crate) launch: Rc<Launch>,
+    pub(crate) dir: PathBuf,
+    pub(crate) guest: Guest,
+    pub(crate) lifecycle_id: String,
+    pub(crate) vm: Rc<dyn Vm>,
+    pub(crate) parts: Arc<Parts>,
+    pub(crate) status: watch::Receiver<Status>,
+}
+
+/// Why a pause did not come about.
+enum Stop {
+    Cancelled,
+    Failed(String),
+}
+
+fn failed(what: &str) -> impl Fn(String) -> Stop {
+    move |error| Stop::Failed(format!("{what}: {error}"))
+}
+
+impl Pause {
+    /// Pauses the machine unless `cancel` comes before the commit. In every other outcome than success it runs on, or is
+    /// lost.
+    pub(crate) async fn run(self, cancel: CancellationToken) -> PauseOutcome {
+        let template = self.launch.goal != Goal::Run;
+        if let Err(error) = self.guest.prepare().await {
+            tracing::warn!(error, "the guest daemon did not come to rest; it is stopped as it is");
+        }
+        let outcome = match self.guest.sync(sync_timeout(&self.launch)).await {
+            Ok(()) => self.stopped(&cancel).await,
+            Err(error) => Err(Stop::Failed(format!("the guest did not sync its file systems: {error}"))),
+        };
+        let stop = match outcome {
+            Ok(build) => return PauseOutcome::Committed(build),
+            Err(stop) => stop,
+        };
+        // Also when it was never stopped: then it changes nothing.
+        if let Err(error) = self.vm.resume().await {
+            return PauseOutcome::Lost(format!("setting the machine going again after a pause: {error}"));
+        }
+        if !template && let Err(error) = self.guest.init(&self.launch.spec, &self.lifecycle_id).await {
+            tracing::warn!(error, "waking the guest daemon after a pause");
+        }
+        match stop {
+            Stop::Cancelled => PauseOutcome::Cancelled,
+            Stop::Failed(why) => PauseOutcome::Failed(why),
+        }
+    }
+
+    /// Stops the machine and writes it.
+    async fn stopped(&self, cancel: &CancellationToken) -> Result<BuildId, Stop> {
+        if cancel.is_cancelled() {
+            return Err(Stop::Cancelled);
+        }
+        let fail = |what: &'static str| move |error: vmm::VmmError| Stop::Failed(format!("{what}: {error}"));
+        self.vm.pause().await.map_err(fail("stopping the machine"))?;
+        let device_state = self.vm.save_state().await.map_err(fail("saving the state of the devices"))?;
+        let build = match &self.launch.goal {
+            Goal::Run => BuildId::random(),
+            Goal::Snapshot(build) => build.clone(),
+        };
+        let stopped = Stopped {
+            build: build.clone(),
+            launch: Launch::clone(&self.launch),
+            parts: Arc::clone(&self.parts),
+            vmm_pid: self.vm.pid(),
+            envd_version: self.status.borrow().envd_version.clone(),
+            device_state,
+            cancel: cancel.clone(),
+        };
+        let limit = write_timeout(&self.launch);
+        let writing = tokio::task::spawn_blocking(move || snapshot::write(stopped));
+        let written = tokio::select! {
+            written = writing => written.map_err(|error| Stop::Failed(format!("writing the build: {error}")))?,
+            () = tokio::time::sleep(limit) => {
+                cancel.cancel();
+                return Err(Stop::Failed(format!("writing the build took longer than {limit:?}")));
+            }
+        };
+        let written = written.map_err(|error| stop(cancel, &error))?;
+        self.commit(build, written, cancel).await
+    }
+
+    /// The point of no return: the build is published, then the record written.
+    async fn commit(
+        &self,
+        build: BuildId,
+        written: Written,
+        cancel: &CancellationToken,
+    ) -> Result<BuildId, Stop> {
+        if cancel.is_cancelled() {
+            return Err(Stop::Cancelled);
+        }
+        let Written { staged, manifest, owned } = written;
+        let record = (self.launch.goal == Goal::Run).then(|| {
+            let mut spec = self.launch.spec.clone();
+            let status = self.status.borrow();
+            spec.end_at = status.end_at;
+            PausedSandbox {
+                spec,
+                build: build.clone(),
+                builds: owned,
+                paused_at: Timestamp::now(),
+                envd_version: status.envd_version.clone(),
+            }
+        });
+        let (dir, store) = (self.dir.clone(), self.launch.store.clone());
+        let name = build.clone();
+        let committed = tokio::task::spawn_blocking(move || {
+            staged.publish(&manifest).map_err(|error| error.to_string())?;
+            let Some(record) = record else { return Ok(()) };
+            control::write_paused(&dir, &record).map_err(|error| {
+                take_back(&store, &name);
+                format!("recording the pause in {}: {error}", dir.display())
+            })
+        });
+        committed
+            .await
+            .map_err(|error| error.to_string())
+            .and_then(|committed| committed)
+            .map_err(failed("committing the pause"))?;
+        Ok(build)
+    }
+}
+
+fn stop(cancel: &CancellationToken, error: &io::Error) -> Stop {
+    if cancel.is_cancelled() { Stop::Cancelled } else { Stop::Failed(format!("writing the build: {error}")) }
+}
+
+/// Deletes a build that counts for nothing.
+fn take_back(store: &Path, build: &BuildId) {
+    let removed = LocalStore::open(store).and_then(|store| store.remove(build));
+    if let Err(error) = removed {
+        tracing::warn!(%build, %error, "a build that counts for nothing could not be deleted");
+    }
+}
+
+fn sync_timeout(launch: &Launch) -> Duration {
+    let (least, most) = SYNC_TIMEOUT;
+    Duration::from_secs(launch.spec.shape.memory.bytes() / SYNC_BYTES_PER_SECOND).clamp(least, most)
+}
+
+fn write_timeout(launch: &Launch) -> Duration {
+    let bytes = launch.spec.shape.memory.bytes() + launch.spec.shape.disk.bytes();
+    Duration::from_secs(bytes / WRITE_BYTES_PER_SECOND) + WRITE_EXTRA
+}
