@@ -29,7 +29,11 @@ fn guest() -> Outcome {
         .args(["--profile", "guest", "--target", GUEST_TARGET])
         .args(["--package", "envd", "--package", "guest-init"])
         .env("RUSTFLAGS", "-C target-feature=+crt-static");
-    show(&mut command)
+    show(&mut command)?;
+    // What a VMM is started with is loaded into a program that is not ours: it uses that program's libraries.
+    let mut library = build();
+    library.args(["--profile", "guest", "--target", GUEST_TARGET, "--package", "uffd-preload"]);
+    show(&mut library)
 }
 
 /// A first build takes minutes, so whoever watches sees cargo's own bar; a log gets only what went wrong.

@@ -12,7 +12,7 @@ use crate::cli;
 use crate::state::StateDir;
 
 /// Id and name of the template that is built in.
-const BASE: &str = "base";
+pub(crate) const BASE: &str = "base";
 
 /// Finds builds in the state directory.
 #[derive(Debug)]

@@ -146,7 +146,7 @@ pub(crate) enum Template {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Bench {
-    /// From a create request until its first command has finished, against a bare QEMU with the same kernel and disk.
+    /// From a create request until its first command has finished, against a bare VMM restore of the same image.
     Create {
         #[command(flatten)]
         state: State,
@@ -154,10 +154,57 @@ pub(crate) enum Bench {
         #[arg(long, default_value_t = 10)]
         count: usize,
     },
+    /// From a pause request until it is acknowledged, against writing and syncing the same number of bytes.
+    Pause {
+        #[command(flatten)]
+        state: State,
+        /// How many pauses.
+        #[arg(long, default_value_t = 10)]
+        count: usize,
+        /// Guest memory that is filled with random data before each pause.
+        #[arg(long, default_value_t = 128, value_name = "MIB")]
+        dirty: u64,
+    },
+    /// From a connect request to a paused sandbox until it runs, answers, and has finished a first command.
+    Resume {
+        #[command(flatten)]
+        state: State,
+        /// How many resumes.
+        #[arg(long, default_value_t = 10)]
+        count: usize,
+    },
+    /// Guest memory without a guest: faults, prefetching and the search for changed pages, against bare system calls.
+    Memory {
+        /// Where the image is stored meanwhile; by default where temporary files are.
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+        /// The size of the image.
+        #[arg(long, default_value_t = 1024, value_name = "MIB")]
+        size: u64,
+        /// How often everything is measured.
+        #[arg(long, default_value_t = 8)]
+        rounds: usize,
+    },
     /// The guest daemon outside a guest: processes, streams and files against bare system calls and sockets.
     Envd {
         /// Starts of /bin/true.
         #[arg(long, default_value_t = 300)]
         count: usize,
+    },
+    /// Touch memory as standard input says. Started by `memory`, not by hand.
+    #[command(hide = true)]
+    Touch {
+        /// The descriptor of the memfd.
+        memfd: i32,
+        /// Its size in pages.
+        pages: u64,
+    },
+    /// Restore builds as standard input says. Started by `create` and `resume`, not by hand.
+    #[command(hide = true)]
+    Restore {
+        /// Where builds are kept.
+        store: PathBuf,
+        /// The network namespace to be in.
+        netns: PathBuf,
     },
 }

@@ -11,12 +11,14 @@ mod guest;
 mod key;
 mod logging;
 mod metrics;
+mod paused;
 mod progress;
 mod reach;
 mod server;
 mod state;
 mod template_cmd;
 mod up;
+mod warm;
 
 use std::process::ExitCode;
 
@@ -37,7 +39,9 @@ fn main() -> ExitCode {
         Command::Bench(command) => bench::run(&command),
         Command::Supervisor { dir } => {
             logging::supervisor();
-            supervisor::run(&dir).map(|()| ExitCode::SUCCESS).map_err(|error| error.to_string())
+            supervisor::run(&dir, guest::preload())
+                .map(|()| ExitCode::SUCCESS)
+                .map_err(|error| error.to_string())
         }
     };
     outcome.unwrap_or_else(|message| {

@@ -3,9 +3,10 @@
 use std::net::SocketAddrV4;
 use std::time::Duration;
 
+use api::ApiState;
 use async_trait::async_trait;
-use edge::{ConnectError, Sandboxes, Target};
-use model::{GuestPort, SandboxId, SandboxSpec, Secret};
+use edge::{ConnectError, Sandboxes, Target, WakeError};
+use model::{FleetError, GuestPort, SandboxId, SandboxSpec, Secret};
 use network::{Dialer, guest};
 use node::Node;
 use tokio::net::TcpStream;
@@ -14,38 +15,56 @@ use tokio::net::TcpStream;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Finds and dials the sandboxes of one node.
-#[derive(Debug)]
 pub(crate) struct Reach {
     node: Node,
+    /// Resumes by traffic are within the limits of teams, which the REST surface knows.
+    api: ApiState,
     dialer: Dialer,
 }
 
 impl Reach {
-    pub(crate) fn new(node: Node) -> std::io::Result<Self> {
-        Ok(Self { node, dialer: Dialer::new()? })
+    pub(crate) fn new(node: Node, api: ApiState) -> std::io::Result<Self> {
+        Ok(Self { node, api, dialer: Dialer::new()? })
     }
 }
 
-fn target(spec: &SandboxSpec) -> Target {
+fn target(spec: &SandboxSpec, asleep: bool) -> Target {
     Target {
         envd_token: spec.envd_token.clone(),
         traffic_token: spec.traffic_token.clone(),
         policy: spec.network.clone(),
+        asleep,
     }
 }
 
 #[async_trait]
 impl Sandboxes for Reach {
     fn lookup(&self, id: &SandboxId) -> Option<Target> {
-        self.node.reach(id).map(|reachable| target(&reachable.spec))
+        let awake = self.node.reach(id).map(|reachable| target(&reachable.spec, false));
+        awake.or_else(|| self.node.asleep(id).map(|spec| target(&spec, true)))
     }
 
     fn find_by_envd_token(&self, matches: &mut dyn FnMut(&Secret) -> bool) -> Option<SandboxId> {
-        let running = self.node.running();
-        running
+        let reachable = self.node.reachable();
+        reachable
             .iter()
             .find(|spec| spec.envd_token.as_ref().is_some_and(&mut *matches))
             .map(|spec| spec.id.clone())
+    }
+
+    async fn wake(&self, id: &SandboxId) -> Result<(), WakeError> {
+        let spec = self.node.asleep(id);
+        let team = match (spec, self.node.reach(id)) {
+            (Some(spec), _) => spec.team.clone(),
+            // It is awake by now.
+            (None, Some(_)) => return Ok(()),
+            (None, None) => return Err(WakeError::NotFound),
+        };
+        self.api.wake(&team, id).await.map_err(|error| match error {
+            FleetError::NotFound(_) => WakeError::NotFound,
+            FleetError::LimitReached(why) | FleetError::NoCapacity(why) => WakeError::NoRoom(why),
+            other => WakeError::Failed(other.to_string()),
+        })
     }
 
     async fn connect(&self, id: &SandboxId, port: GuestPort) -> Result<TcpStream, ConnectError> {

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::builds::LocalBuilds;
 use crate::cli::Up;
+use crate::paused::CatalogRecords;
 use crate::reach::Reach;
 use crate::state::{ServerFile, StateDir};
 
@@ -53,13 +54,22 @@ pub(crate) async fn serve(options: &Up) -> Result<(), String> {
     let mut registry = Registry::default();
     metrics.register(&mut registry);
     let config = config(options, &state, crate::builds::control_accel(verdict.accel))?;
-    let node =
-        Node::start(config, Arc::new(LocalBuilds::new(&state)), metrics).await.map_err(|e| e.to_string())?;
+    let node = Node::start(
+        config,
+        Arc::new(LocalBuilds::new(&state)),
+        Arc::new(CatalogRecords(Arc::clone(&catalog))),
+        metrics,
+    )
+    .await
+    .map_err(|e| e.to_string())?;
+    crate::warm::up(&node, options, &state, &base, verdict.accel).await?;
 
     let stop = CancellationToken::new();
-    let api = api::router(api_state(options, Arc::clone(&catalog), &node));
+    let api_state = api_state(options, Arc::clone(&catalog), &node);
+    let api = api::router(api_state.clone());
     let api = api.merge(crate::metrics::router(catalog, registry));
-    let reach = Reach::new(node.clone()).map_err(|error| format!("starting the dialer: {error}"))?;
+    let reach =
+        Reach::new(node.clone(), api_state).map_err(|error| format!("starting the dialer: {error}"))?;
     let edge = edge::Edge::new(
         Arc::new(reach),
         edge::EdgeConfig { domain: options.domain.clone(), ..edge::EdgeConfig::default() },
@@ -103,6 +113,7 @@ pub(crate) fn config(options: &Up, state: &StateDir, accel: control::Accel) -> R
     };
     Ok(NodeConfig {
         sandboxes: state.sandboxes(),
+        store: state.store(),
         binary: "/proc/self/exe".into(),
         tag: state.tag(),
         accel,

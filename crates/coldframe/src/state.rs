@@ -4,6 +4,7 @@
 //! <state>/catalog.db                    teams, keys, templates                       0600
 //! <state>/accel.json                    which accelerator the probe chose
 //! <state>/kernels/, builds/, cache/     what crate `template` makes
+//! <state>/store/                        builds: snapshots of templates and paused sandboxes  0700
 //! <state>/run/server.json               address and process of the running server
 //! <state>/run/server.lock               held while a server runs
 //! <state>/run/server.log                output of a server in the background
@@ -70,6 +71,11 @@ impl StateDir {
 
     pub(crate) fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// Where builds are kept.
+    pub(crate) fn store(&self) -> PathBuf {
+        self.root.join("store")
     }
 
     pub(crate) fn catalog(&self) -> PathBuf {

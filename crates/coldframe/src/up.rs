@@ -14,8 +14,9 @@ use crate::Outcome;
 use crate::cli::Up;
 use crate::state::StateDir;
 
-/// From `up --detach` until the server answers. Making the base template is not counted: `up` does that first.
-const START_PATIENCE: Duration = Duration::from_secs(60);
+/// From `up --detach` until the server answers. Making the base template is not counted: `up` does that first. Booting it
+/// once, for the snapshot that every sandbox goes on from, is: without hardware virtualization that takes its time.
+const START_PATIENCE: Duration = Duration::from_secs(300);
 /// A server that is asked to stop closes its listener at once and waits this long for requests under way.
 const STOP_PATIENCE: Duration = Duration::from_secs(40);
 /// Between two looks at a server that starts or stops.

@@ -1,9 +1,20 @@
 //! `coldframe bench`: numbers with the command, the host, the raw samples and the floor of the same run.
 
+mod bare;
+mod boot;
 mod create;
 mod envd;
+mod handover;
 mod http;
+mod image;
+mod memory;
+mod pause;
+mod phases;
 mod report;
+mod restore;
+mod resume;
+mod server;
+mod toucher;
 
 use std::process::ExitCode;
 
@@ -11,12 +22,24 @@ use crate::Outcome;
 use crate::cli::Bench;
 
 pub(crate) fn run(command: &Bench) -> Outcome {
+    match command {
+        Bench::Touch { memfd, pages } => toucher::run(*memfd, *pages)?,
+        Bench::Restore { store, netns } => restore::run(store, netns)?,
+        command => measure(command)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn measure(command: &Bench) -> Result<(), String> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     report::heading();
     match command {
-        Bench::Create { state, count } => runtime.block_on(create::run(&state.dir, *count))?,
-        Bench::Envd { count } => runtime.block_on(envd::run(*count))?,
+        Bench::Create { state, count } => runtime.block_on(create::run(&state.dir, *count)),
+        Bench::Pause { state, count, dirty } => runtime.block_on(pause::run(&state.dir, *count, *dirty)),
+        Bench::Resume { state, count } => runtime.block_on(resume::run(&state.dir, *count)),
+        Bench::Memory { dir, size, rounds } => memory::run(dir.as_deref(), *size, *rounds),
+        Bench::Envd { count } => runtime.block_on(envd::run(*count)),
+        Bench::Touch { .. } | Bench::Restore { .. } => Ok(()),
     }
-    Ok(ExitCode::SUCCESS)
 }

@@ -26,6 +26,10 @@ impl Samples {
         self.0.push(sample);
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The value below which this share of the samples lies.
     pub(crate) fn percentile(&self, percent: usize) -> Duration {
         let mut sorted = self.0.clone();
@@ -34,14 +38,33 @@ impl Samples {
         sorted.get(rank - 1).copied().unwrap_or_default()
     }
 
+    /// How many times as long as the floor, at the median.
+    pub(crate) fn ratio(&self, floor: &Self) -> f64 {
+        self.percentile(50).as_secs_f64() / floor.percentile(50).as_secs_f64().max(f64::EPSILON)
+    }
+
+    /// The median in milliseconds.
+    pub(crate) fn p50_ms(&self) -> f64 {
+        self.percentile(50).as_secs_f64() * 1e3
+    }
+
     /// One line of percentiles.
     pub(crate) fn print(&self, name: &str) {
-        let ms = |percent| millis(self.percentile(percent));
+        self.print_in(name, "ms", 1e3);
+    }
+
+    /// The same for what takes microseconds.
+    pub(crate) fn print_micros(&self, name: &str) {
+        self.print_in(name, "us", 1e6);
+    }
+
+    fn print_in(&self, name: &str, unit: &str, per_second: f64) {
+        let value = |percent| format!("{:.3}", self.percentile(percent).as_secs_f64() * per_second);
         println!(
-            "{name:<34} p50 {:>9} ms   p95 {:>9} ms   p99 {:>9} ms   n={}",
-            ms(50),
-            ms(95),
-            ms(99),
+            "{name:<34} p50 {:>9} {unit}   p95 {:>9} {unit}   p99 {:>9} {unit}   n={}",
+            value(50),
+            value(95),
+            value(99),
             self.0.len()
         );
     }
@@ -55,6 +78,13 @@ impl Samples {
 
 fn millis(duration: Duration) -> String {
     format!("{:.3}", duration.as_secs_f64() * 1e3)
+}
+
+/// Gigabytes a second.
+pub(crate) fn gigabytes(bytes: u64, time: Duration) -> f64 {
+    #[allow(clippy::cast_precision_loss, reason = "a rate")]
+    let bytes = bytes as f64;
+    bytes / 1e9 / time.as_secs_f64().max(f64::EPSILON)
 }
 
 /// A figure beside its bar.

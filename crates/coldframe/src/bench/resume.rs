@@ -1,0 +1,108 @@
+//! `coldframe bench resume`: from a connect request to a paused sandbox until it runs, answers, and has finished a
+//! first command.
+//!
+//! When the processors run, the supervisor says in its log. The floor is a bare restore of what was paused, before each
+//! resume.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use super::bare::{Bare, BareSamples};
+use super::phases::{self, Resumed};
+use super::report::{Samples, bar};
+use super::restore::Request;
+use super::server::{Sandbox, Server, settle};
+
+pub(crate) async fn run(dir: &Path, count: usize) -> Result<(), String> {
+    let server = Server::find(dir)?;
+    let sandbox = server.create().await?;
+    let mut measured = Measured::default();
+    let outcome = measured.rounds(&server, &sandbox, count).await;
+    server.kill(&sandbox).await?;
+    outcome?;
+    measured.print();
+    Ok(())
+}
+
+#[derive(Default)]
+struct Measured {
+    floor: BareSamples,
+    pause: Samples,
+    running: Samples,
+    answered: Samples,
+    first_command: Samples,
+    /// By name, in the order in which they come.
+    phases: Vec<(String, Samples)>,
+}
+
+impl Measured {
+    async fn rounds(&mut self, server: &Server, sandbox: &Sandbox, count: usize) -> Result<(), String> {
+        let mut bare = Bare::start(&server.state).await?;
+        let mut outcome = Ok(());
+        for _ in 0..count {
+            outcome = self.round(server, sandbox, &mut bare).await;
+            if outcome.is_err() {
+                break;
+            }
+        }
+        bare.finish().await?;
+        outcome
+    }
+
+    async fn round(&mut self, server: &Server, sandbox: &Sandbox, bare: &mut Bare) -> Result<(), String> {
+        self.pause.push(server.pause(sandbox).await?);
+        settle().await;
+        let request = Request { build: server.build_of(sandbox)?, token: Some(sandbox.token.clone()) };
+        self.floor.push(bare.restore(&request)?);
+        settle().await;
+        let (asked, begun) = (Timestamp::now(), Instant::now());
+        self.answered.push(server.connect(sandbox).await?);
+        server.command(sandbox, "/bin/true", &[]).await?;
+        self.first_command.push(begun.elapsed());
+        if let Some(resumed) = phases::read(&server.dir(sandbox))? {
+            self.note(asked, resumed);
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, asked: Timestamp, resumed: Resumed) {
+        // One host, one clock; should it be set meanwhile, the sample is nonsense that a median ignores.
+        self.running.push(Duration::try_from(resumed.at.duration_since(asked)).unwrap_or_default());
+        for (name, time) in resumed.phases {
+            let known = self.phases.iter_mut().find(|(known, _)| *known == name);
+            match known {
+                Some((_, samples)) => samples.push(time),
+                None => {
+                    let mut samples = Samples::default();
+                    samples.push(time);
+                    self.phases.push((name, samples));
+                }
+            }
+        }
+    }
+
+    fn print(&self) {
+        self.floor.print();
+        self.pause.print("pause acknowledged");
+        for (name, samples) in &self.phases {
+            samples.print(&format!("supervisor: {name}"));
+        }
+        self.answered.print("connect answered");
+        self.first_command.print("connect to first command finished");
+        let ratio = self.first_command.ratio(&self.floor.finished());
+        println!("{:<34} {ratio:>9.2} x of the floor at p50", "connect to first command finished");
+        if self.running.is_empty() {
+            println!("{:<34} not measured: the supervisor does not log it", "request to processors running");
+        } else {
+            self.running.print("request to processors running");
+            let p50 = self.running.p50_ms();
+            bar("request to processors running", p50, "ms", p50 <= 25.0, "<= 25 ms");
+            self.running.print_raw("request to processors running");
+        }
+        self.floor.print_raw();
+        self.answered.print_raw("connect answered");
+        self.first_command.print_raw("connect to first command finished");
+    }
+}
