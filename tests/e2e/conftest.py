@@ -14,7 +14,7 @@ from typing import Callable, Iterator
 import pytest
 from e2b import Sandbox
 
-from harness.server import REPOSITORY, Server, load, save, sibling, state_root
+from harness.server import REPOSITORY, Server, free_port, load, save, sibling, state_root
 
 #: How long shared sandboxes may live, in seconds; longer than the whole run.
 SHARED_TIMEOUT = 1800
@@ -64,7 +64,7 @@ def template() -> Path:
     root.mkdir(parents=True, exist_ok=True)
     with open(root / ".e2e-lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        Server(root, 0).make_template()
+        Server(root, free_port()).make_template()
     return root
 
 
@@ -132,15 +132,16 @@ def home(sandbox: Sandbox, request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def instance(template: Path) -> Iterator[Callable[[str], Server]]:
-    """Starts instances of one's own, to be broken on purpose."""
+def instance(template: Path) -> Iterator[Callable[..., Server]]:
+    """Starts instances of one's own, to be broken on purpose. The second argument prepares the state directory."""
     started: list[Server] = []
 
-    def start(name: str) -> Server:
+    def start(name: str, prepare: Callable[[Server], None] = lambda _: None) -> Server:
         state = _instances() / name
         if (state / "run").exists():
             Server(state, 0).cli("down", timeout=120, check=False)
         one = sibling(template, state)
+        prepare(one)
         one.up()
         started.append(one)
         return one

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 from typing import Callable
 
@@ -41,3 +43,17 @@ def test_a_supervisor_is_small(server: Server, create: Callable[..., Sandbox]):
     sandbox = create()
     assert sandbox.commands.run("true").exit_code == 0
     assert resident(supervisor_of(server, sandbox.sandbox_id)) <= 10 * MIB
+
+
+def guest_memory(pid: int) -> int:
+    """Guest memory that exists on the host, in bytes: what of the memfd has pages, whoever mapped them."""
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        if os.readlink(f"/proc/{pid}/fd/{fd}").startswith("/memfd:guest-memory"):
+            return os.stat(f"/proc/{pid}/fd/{fd}").st_blocks * 512
+    raise AssertionError(f"process {pid} holds no guest memory")
+
+
+def test_an_idle_sandbox_holds_little_memory(server: Server, create: Callable[..., Sandbox]):
+    sandbox = create()
+    time.sleep(10)  # idle
+    assert guest_memory(server.supervisor_pid(sandbox.sandbox_id)) <= 16 * MIB

@@ -8,7 +8,6 @@ import subprocess
 import time
 import urllib.parse
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Iterator
 
 import httpx
@@ -17,31 +16,14 @@ import websockets.sync.client
 from e2b import Sandbox
 
 from harness import hosts
+from harness.guest import WEB_PORT, install, serve
 from harness.server import Server
 from harness.waiting import wait_until
 
-GUEST = Path(__file__).parent / "guest"
-WEB_PORT = 8000
 #: An address that is public as far as a policy can tell; here it belongs to a test host one hop away.
 PUBLIC = "198.51.100.77"
 #: Addresses that no sandbox may ever reach, owned by the same test host.
 FORBIDDEN = ["10.1.77.2", "172.20.77.2", "192.168.77.2", "100.64.77.2", "169.254.169.254", "169.254.77.2"]
-
-
-def install(sbx: Sandbox, script: str) -> str:
-    """Puts one of the guest scripts into the sandbox."""
-    path = f"/home/user/{script}"
-    sbx.files.write(path, (GUEST / script).read_text())
-    return path
-
-
-def serve(sbx: Sandbox, port: int = WEB_PORT, host: str = "0.0.0.0") -> None:
-    """Starts the web server in the sandbox and returns when it listens."""
-    handle = sbx.commands.run(f"exec python3 {install(sbx, 'web.py')} {host} {port}", background=True, timeout=0)
-    for stdout, _, _ in handle:
-        if stdout and "listening" in stdout:
-            return
-    raise AssertionError("the web server in the sandbox did not start")
 
 
 def reach(sbx: Sandbox, targets: list[str], timeout: float = 2) -> set[str]:

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from e2b import Sandbox, SandboxNotFoundException
 
-from harness.census import assert_no_sandbox_left, census, difference
+from harness.census import assert_no_sandbox_left, back_to, census, settled
 from harness.processes import is_alive
 from harness.server import Server
 from harness.waiting import wait_until
@@ -30,7 +30,7 @@ def own(instance: Callable[[str], Server]) -> Server:
 @pytest.fixture(autouse=True)
 def serving(own: Server) -> None:
     """A test that failed may have left the instance without a server."""
-    if not (own.state / "run" / "server.json").exists() or not is_alive(own.server_pid()):
+    if not own.serves():
         own.up()
 
 
@@ -38,19 +38,6 @@ def serving(own: Server) -> None:
 def empty(own: Server) -> dict[str, object]:
     """The census of the instance before it ever had a sandbox, but after it filled its pools."""
     return settled(own)
-
-
-def settled(server: Server) -> dict[str, object]:
-    """A census that does not change any more."""
-    last = census(server)
-
-    def same():
-        nonlocal last
-        before, last = last, census(server)
-        return not difference(before, last)
-
-    wait_until(same, 30, "the census to settle", interval=1)
-    return last
 
 
 @pytest.fixture
@@ -66,18 +53,6 @@ def make(own: Server, empty: dict[str, object]) -> Iterator[Callable[..., Sandbo
     for one in made:
         one.kill()
     back_to(own, empty)
-
-
-def back_to(server: Server, before: dict[str, object]) -> None:
-    """The census is what it was; descriptors apart, which depend on the connections of clients."""
-
-    def clean():
-        now = difference(before, census(server))
-        now.pop("server descriptors", None)
-        assert not now, now
-        return True
-
-    wait_until(clean, 20, "the census to be what it was", interval=0.2)
 
 
 def two(make) -> tuple[Sandbox, Sandbox]:
@@ -304,6 +279,7 @@ def test_down_leaves_nothing(own: Server, make):
     own.down()
     left = {kind: found for kind, found in census(own, server_fds=False).items() if found}
     left.pop("files", None)
+    left.pop("snapshots", None)  # of the template
     assert left == {}
     assert list((own.state / "run" / "sandboxes").iterdir()) == []
     own.up()

@@ -120,7 +120,13 @@ mod tests {
             set_owner(&tap, 1000).unwrap();
             set_persistent(&tap, true).unwrap();
             drop(tap);
-            drop(open("tap7").unwrap());
+            // A child that another test starts has all our descriptors until it executes its program.
+            let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+            while let Err(error) = open("tap7") {
+                assert_eq!(error.kind(), io::ErrorKind::ResourceBusy);
+                assert!(std::time::Instant::now() < deadline, "it is still held");
+                std::thread::yield_now();
+            }
         })
         .join()
         .unwrap();

@@ -10,13 +10,14 @@ import subprocess
 from pathlib import Path
 
 from .server import Server
+from .waiting import wait_until
 
 #: Files that grow or rotate by themselves and hold nothing.
 _IGNORED_FILES = re.compile(r"\.log(\.\d+)?$|catalog\.db(-wal|-shm|-journal)?$|/server\.json$")
 
 
 def census(server: Server, server_fds: bool = True) -> dict[str, object]:
-    """Processes, control groups, namespaces, links, mounts, sockets, files, and the server's descriptors."""
+    """Processes, control groups, namespaces, links, mounts, sockets, files, snapshots, and the server's descriptors."""
     counted: dict[str, object] = {
         "processes": _processes(server),
         "cgroups": _cgroups(server),
@@ -25,6 +26,7 @@ def census(server: Server, server_fds: bool = True) -> dict[str, object]:
         "mounts": _without_numbers(server, _mounts(server)),
         "sockets": _unix_sockets(server),
         "files": _files(server),
+        "snapshots": sorted(server.snapshots()),
         "firewall": _firewall(server),
         "routes": _without_numbers(server, _routes(server)),
         "shared memory": sorted(name for name in os.listdir("/dev/shm") if "coldframe" in name),
@@ -47,6 +49,32 @@ def difference(before: dict[str, object], after: dict[str, object]) -> dict[str,
         for kind in before.keys() | after.keys()
         if before.get(kind) != after.get(kind)
     }
+
+
+def settled(server: Server, deadline: float = 30) -> dict[str, object]:
+    """A census that does not change any more."""
+    last = census(server)
+
+    def same():
+        nonlocal last
+        before, last = last, census(server)
+        return not difference(before, last)
+
+    wait_until(same, deadline, "the census to settle", interval=1)
+    return last
+
+
+def back_to(server: Server, before: dict[str, object], apart_from: tuple[str, ...] = ()) -> None:
+    """Waits until the census is what it was; descriptors apart, which depend on the connections of clients."""
+
+    def clean():
+        now = difference(before, census(server))
+        for kind in ("server descriptors", *apart_from):
+            now.pop(kind, None)
+        assert not now, now
+        return True
+
+    wait_until(clean, 20, "the census to be what it was", interval=0.2)
 
 
 def assert_no_sandbox_left(server: Server, sandbox: str) -> None:

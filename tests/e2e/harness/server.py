@@ -63,12 +63,19 @@ class Server:
         return done
 
     def make_template(self) -> None:
-        """Makes the base template unless it is there; slow the first time."""
+        """Makes the base template and the snapshot that sandboxes start from, unless they are there; slow the first time."""
         self.cli("template", "base", timeout=1800)
+        if not self.serves():
+            self.up()
+            self.down()
+
+    def serves(self) -> bool:
+        """Whether its server runs."""
+        return (self.state / "run" / "server.json").exists() and is_alive(self.server_pid())
 
     def up(self) -> None:
         """Starts the server and returns when it serves."""
-        self.cli("up", "--detach", "--listen", f"127.0.0.1:{self.port}", timeout=120)
+        self.cli("up", "--detach", "--listen", f"127.0.0.1:{self.port}", timeout=320)
         self.cli("env", "--wait", "60", timeout=90)
 
     def down(self) -> None:
@@ -161,7 +168,19 @@ class Server:
         path = self.state / "run" / "server.log"
         return path.read_text(errors="replace") if path.exists() else ""
 
+    def snapshots(self) -> set[str]:
+        """What is in the instance's store: templates' snapshots, paused sandboxes, and whatever should not be there."""
+        store = self.state / "store"
+        return set(os.listdir(store)) if store.exists() else set()
+
     # -- requests ----------------------------------------------------------------------------------------------------
+
+    def state_of(self, sandbox: str, team: str = "e2e") -> str | None:
+        """`running`, `paused`, or None when there is no such sandbox."""
+        with self.api(team) as api:
+            response = api.get(f"/sandboxes/{sandbox}")
+        assert response.status_code in (200, 404), response.text
+        return response.json()["state"] if response.status_code == 200 else None
 
     def is_listed(self, sandbox: str, team: str = "e2e") -> bool:
         """Whether the REST surface knows the sandbox, by id and in the list."""
@@ -181,15 +200,30 @@ class Server:
 
 def sibling(template_of: Path, state: Path) -> Server:
     """A new instance that starts from the kernel and builds of another state directory."""
+    unmount_below(state)
     shutil.rmtree(state, ignore_errors=True)
     state.mkdir(parents=True)
     for name in SHARED_BUILDS:
         if (template_of / name).exists():
             (state / name).symlink_to(template_of / name)
+    if (template_of / "store").exists():
+        share_snapshots(template_of / "store", state / "store")
     # Which accelerator works was found out when the template was made; it holds for the whole host.
     if (template_of / "accel.json").exists():
         shutil.copy(template_of / "accel.json", state)
     return Server(state, free_port())
+
+
+def unmount_below(state: Path) -> None:
+    """Takes away what a run that was cut off had mounted below a state directory."""
+    mounted = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    for path in reversed([path for path in mounted if path.startswith(f"{state.resolve()}/")]):
+        subprocess.run(["umount", "--lazy", path], check=True)
+
+
+def share_snapshots(source: Path, target: Path) -> None:
+    """Gives an instance snapshots by names of its own: what it adds or deletes is nobody else's."""
+    shutil.copytree(source, target, copy_function=os.link, ignore=shutil.ignore_patterns(".*"), dirs_exist_ok=True)
 
 
 def save(server: Server, path: Path) -> None:

@@ -81,6 +81,9 @@ impl Write for Log {
 
 /// A subscriber for `tracing::subscriber::set_default`, and what it prints.
 pub(crate) fn logger() -> (Log, impl tracing::Subscriber + Send + Sync) {
+    // Whether a place in the code logs at all is decided once for all threads. With a subscriber for everybody it is not
+    // decided by a test that runs beside and has none.
+    let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry());
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
