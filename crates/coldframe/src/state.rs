@@ -12,10 +12,11 @@
 //! <state>/run/sandboxes/<id>/           one per sandbox, private
 //! ```
 
-use std::fs::{DirBuilder, File};
+use std::fs::{DirBuilder, File, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -25,6 +26,10 @@ pub(crate) const DEFAULT: &str = "/var/lib/coldframe";
 
 /// A unix socket's path holds 108 bytes; what is below the state directory needs 60 of them.
 const MAX_PATH_BYTES: usize = 48;
+
+/// Whoever looks for a running server has the lock for a moment, and so has a child between its start and its program.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+const LOCK_LOOK: Duration = Duration::from_millis(10);
 
 /// Paths below one state directory.
 #[derive(Debug, Clone)]
@@ -113,8 +118,16 @@ impl StateDir {
         let path = self.root.join("run/server.lock");
         let locked = || {
             let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(&path)?;
-            file.try_lock()?;
-            Ok::<_, io::Error>(file)
+            let deadline = Instant::now() + LOCK_PATIENCE;
+            loop {
+                match file.try_lock() {
+                    Ok(()) => return Ok(file),
+                    Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                        std::thread::sleep(LOCK_LOOK)
+                    }
+                    Err(error) => return Err(io::Error::from(error)),
+                }
+            }
         };
         locked().map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock => format!(

@@ -20,7 +20,7 @@ use crate::metrics::NodeMetrics;
 use crate::node::Node;
 use crate::paused::Paused;
 use crate::process::{SUPERVISOR_LOG, SupervisorProcess};
-use crate::release::{Holdings, remove_group};
+use crate::release::{Holdings, Leave, remove_group};
 use crate::start::Run;
 
 /// Lines of the supervisor's own log that are repeated in the server's when a sandbox failed.
@@ -188,6 +188,10 @@ pub(crate) async fn follow(
     }
     metrics.ended(&why, had_run);
     node.shared.releaser.release(holdings, leave).await;
+    if leave == Leave::Forced || why == EndReason::SupervisorDied {
+        // It may have been writing.
+        node.shared.paused.clean().await;
+    }
     node.remove(id);
     drop(room);
     drop(released);

@@ -102,6 +102,7 @@ impl Node {
         let paused = Paused::load(records, &config.store).await.map_err(NodeError::Records)?;
         let survivors = crate::adopt::survivors(&config.sandboxes).await.map_err(directory)?;
         let in_use = survivors.iter().map(|survivor| survivor.launch.slot).collect();
+        paused.clean().await;
         let entered = crate::adopt::enter_pauses(&config.sandboxes, &survivors, &paused).await;
         entered.map_err(NodeError::Records)?;
         crate::adopt::reclaim(&config.sandboxes, config.tag, &hierarchy, &host, &survivors, &metrics).await;

@@ -97,6 +97,19 @@ impl Paused {
         Ok(true)
     }
 
+    /// Removes what supervisors that died have begun to write. What a living one writes stays.
+    pub(crate) async fn clean(&self) {
+        let path = self.store.clone();
+        let cleaned = tokio::task::spawn_blocking(move || LocalStore::open(&path)?.clean_staging()).await;
+        let error = match cleaned {
+            Ok(Ok(0)) => return,
+            Ok(Ok(builds)) => return tracing::info!(builds, "removed builds that were never finished"),
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        tracing::error!(error, "removing builds that were never finished failed");
+    }
+
     async fn delete(&self, builds: Vec<BuildId>) {
         if builds.is_empty() {
             return;

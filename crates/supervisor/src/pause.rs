@@ -9,6 +9,7 @@
 //! sandbox meanwhile, costs no more than setting the processors going again. After it, the record is the sandbox.
 
 use std::cell::Cell;
+use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -34,6 +35,8 @@ const SYNC_BYTES_PER_SECOND: u64 = 50 << 20;
 const SYNC_TIMEOUT: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(120));
 /// A store takes at least this much a second, or it is stuck.
 const WRITE_BYTES_PER_SECOND: u64 = 10 << 20;
+/// For a guest daemon to go on after a pause that did not come about. Its clients wait no longer than they would anyway.
+const WAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// What is added to that for whatever a store has to do once.
 const WRITE_EXTRA: Duration = Duration::from_secs(30);
 /// A pause that gave up, or whose VMM is gone, is over this soon, unless its disk is stuck.
@@ -101,13 +104,9 @@ impl Pause {
     /// Pauses the machine unless `cancel` comes before the commit. In every other outcome than success it runs on, or is
     /// lost.
     pub(crate) async fn run(self, cancel: CancellationToken) -> PauseOutcome {
-        let template = self.launch.goal != Goal::Run;
-        if let Err(error) = self.guest.prepare().await {
-            tracing::warn!(error, "the guest daemon did not come to rest; it is stopped as it is");
-        }
-        let outcome = match self.guest.sync(sync_timeout(&self.launch)).await {
+        let outcome = match self.rest().await {
             Ok(()) => self.stopped(&cancel).await,
-            Err(error) => Err(Stop::Failed(format!("the guest did not sync its file systems: {error}"))),
+            Err(error) => Err(Stop::Failed(error)),
         };
         let stop = match outcome {
             Ok(build) => return PauseOutcome::Committed(build),
@@ -117,12 +116,45 @@ impl Pause {
         if let Err(error) = self.vm.resume().await {
             return PauseOutcome::Lost(format!("setting the machine going again after a pause: {error}"));
         }
-        if !template && let Err(error) = self.guest.init(&self.launch.spec, &self.lifecycle_id).await {
-            tracing::warn!(error, "waking the guest daemon after a pause");
+        if self.launch.goal == Goal::Run
+            && let Err(error) = self.wake().await
+        {
+            tracing::warn!(error, "waking the guest daemon after a pause that did not come about");
         }
         match stop {
             Stop::Cancelled => PauseOutcome::Cancelled,
             Stop::Failed(why) => PauseOutcome::Failed(why),
+        }
+    }
+
+    /// Has the guest come to rest and write out what it holds back. Nothing is stopped yet.
+    async fn rest(&self) -> Result<(), String> {
+        let rest = async {
+            if let Err(error) = self.guest.prepare().await {
+                tracing::warn!(error, "the guest daemon did not come to rest; it is stopped as it is");
+            }
+            let synced = self.guest.sync(sync_timeout(&self.launch)).await;
+            synced.map_err(|error| format!("the guest did not sync its file systems: {error}"))
+        };
+        self.unless_gone(rest).await
+    }
+
+    /// Sets the guest daemon going again.
+    async fn wake(&self) -> Result<(), String> {
+        let init = self.guest.init(&self.launch.spec, &self.lifecycle_id);
+        let bounded = async {
+            tokio::time::timeout(WAKE_TIMEOUT, init)
+                .await
+                .map_err(|_| format!("no answer within {WAKE_TIMEOUT:?}"))?
+        };
+        self.unless_gone(bounded).await
+    }
+
+    /// A guest whose VMM is gone is not waited for.
+    async fn unless_gone(&self, work: impl Future<Output = Result<(), String>>) -> Result<(), String> {
+        tokio::select! {
+            done = work => done,
+            exit = self.vm.wait() => Err(exit.to_string()),
         }
     }
 

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cgroup::{Group, Removal};
 use control::{CONTROL_FD, Event, Goal, Launch, NETNS_FD, Phase, Start, Status};
@@ -274,6 +274,8 @@ struct RunningMachine {
     vm: Rc<dyn Vm>,
     group: Cell<Option<Group>>,
     parts: Arc<Parts>,
+    /// When its launch began.
+    begun: Instant,
 }
 
 /// Launching the VMM.
@@ -291,6 +293,7 @@ impl BringUp {
     /// Launches the VMM and tells the lifecycle that it did, and when the VMM is gone, and how.
     async fn run(self) {
         let Self { driver, preload, launch, dir, commands, logs, machine } = self;
+        let begun = Instant::now();
         let command = match machine::launch(&driver, &launch, &dir, preload).await {
             Ok(Launched { vm, console, group, parts }) => {
                 spawn_local(console::run(console, logs));
@@ -299,6 +302,7 @@ impl BringUp {
                     vm: Rc::clone(&vm),
                     group: Cell::new(Some(group)),
                     parts: Arc::new(parts),
+                    begun,
                 };
                 let running = Rc::clone(machine.get_or_init(|| Rc::new(running)));
                 // A lifecycle that is over does not need to know.
@@ -335,11 +339,20 @@ fn settle_later(machine: &Rc<RunningMachine>) {
 /// Sets a machine going that goes on from a build. Its guest daemon listens as it did when the build was made.
 async fn go_on(machine: &RunningMachine, commands: &mpsc::Sender<Command>) -> Result<(), String> {
     let Some(origin) = &machine.parts.origin else { return Ok(()) };
+    let launched = Instant::now();
     if let Some(pages) = &machine.parts.pages {
         pages.prefetch(origin.working_set()).map_err(|error| error.to_string())?;
     }
     machine.vm.load_state(&origin.device_state).await.map_err(|error| error.to_string())?;
+    let loaded = Instant::now();
     machine.vm.resume().await.map_err(|error| error.to_string())?;
+    let millis = |part: Duration| part.as_secs_f64() * 1e3;
+    tracing::info!(
+        "machine resumed: launch={:.1} load={:.1} run={:.1}",
+        millis(launched - machine.begun),
+        millis(loaded - launched),
+        millis(loaded.elapsed())
+    );
     let _ = commands.send(Command::Ready(origin.manifest.envd_version.clone())).await;
     Ok(())
 }
