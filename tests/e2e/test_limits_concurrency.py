@@ -97,7 +97,7 @@ def test_more_creates_than_places_are_refused_clearly(server: Server):
     account(server, "crowd", before)
 
 
-@pytest.mark.parametrize("after", [0.0, 0.3, 1.0, 2.0])
+@pytest.mark.parametrize("after", [0.0, 0.02, 0.05, 0.1])
 def test_a_client_that_leaves_while_its_sandbox_is_made(server: Server, after: float):
     options, before = server.sdk("leaver"), directories(server)
     with pytest.raises(httpx.TimeoutException):
@@ -111,8 +111,9 @@ def test_a_client_that_leaves_while_its_sandbox_is_made(server: Server, after: f
 
 
 def directories(server: Server) -> set[str]:
-    """The sandboxes that hold something on this host."""
-    return {path.name for path in (server.state / "run" / "sandboxes").iterdir()}
+    """The sandboxes that hold something on this host. Machines that stand by are nobody's."""
+    names = {path.name for path in (server.state / "run" / "sandboxes").iterdir()}
+    return {name for name in names if not name.startswith("mi")}
 
 
 def account(server: Server, team: str, before: set[str]) -> None:

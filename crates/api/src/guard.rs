@@ -10,8 +10,8 @@ use futures_util::FutureExt;
 use http::StatusCode;
 use tokio::time::timeout;
 
-use crate::ApiState;
 use crate::error::ApiError;
+use crate::{ApiState, unread};
 
 /// For creating, pausing and resuming sandboxes.
 pub(crate) async fn slow(State(state): State<ApiState>, request: Request, next: Next) -> Response {
@@ -29,7 +29,8 @@ async fn guard(state: &ApiState, request: Request, next: Next, deadline: Duratio
     let Ok(_permit) = state.requests().try_acquire() else {
         return ApiError::busy("too many requests are under way: try again in a second").into_response();
     };
-    match timeout(deadline, AssertUnwindSafe(next.run(request)).catch_unwind()).await {
+    let (request, reading) = unread::watch(request);
+    let response = match timeout(deadline, AssertUnwindSafe(next.run(request)).catch_unwind()).await {
         Ok(Ok(response)) => response,
         Ok(Err(panic)) => {
             let text = panic.downcast_ref::<&str>().copied().map(str::to_owned);
@@ -40,5 +41,6 @@ async fn guard(state: &ApiState, request: Request, next: Next, deadline: Duratio
             let message = format!("the request took longer than {} s and was given up", deadline.as_secs());
             ApiError::new(StatusCode::GATEWAY_TIMEOUT, message).into_response()
         }
-    }
+    };
+    reading.finish(response)
 }

@@ -24,6 +24,7 @@ mod router;
 mod sandboxes;
 mod state;
 mod templates;
+mod unread;
 mod wake;
 mod wire;
 

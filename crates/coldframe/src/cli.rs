@@ -84,6 +84,9 @@ pub(crate) struct Up {
     /// Network slots that are kept ready.
     #[arg(long, env = "COLDFRAME_SLOTS", default_value_t = 8, value_name = "N")]
     pub(crate) slots: usize,
+    /// Machines that are kept standing by for the next sandboxes; each takes some 60 MiB.
+    #[arg(long, env = "COLDFRAME_MACHINES", default_value_t = 2, value_name = "N")]
+    pub(crate) machines: usize,
     /// How long a guest may take to boot.
     #[arg(long, env = "COLDFRAME_READY_TIMEOUT", default_value_t = 50, value_name = "SECONDS")]
     pub(crate) ready_timeout: u64,

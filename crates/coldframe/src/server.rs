@@ -124,6 +124,7 @@ pub(crate) fn config(options: &Up, state: &StateDir, accel: control::Accel) -> R
         start_queue: START_QUEUE,
         start_patience: START_PATIENCE,
         slots_ahead: options.slots,
+        machines_ahead: options.machines,
         ready: Duration::from_secs(options.ready_timeout),
         init: Duration::from_secs(20),
     })

@@ -42,7 +42,7 @@ pub(crate) async fn up(
         }
         make(node, &template, base, Start::Resume(booted), &warm).await?;
     }
-    node.use_snapshot(base.id.clone(), warm);
+    node.use_snapshot(base.id.clone(), warm, base.shape);
     Ok(())
 }
 

@@ -13,10 +13,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use crate::{EndTime, Event, LogFilter, Status};
+use crate::{Assignment, EndTime, Event, LogFilter, Status};
 
 /// A supervisor answers from memory; only its death makes it slower than this.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// A VMM starts within a tenth of a second, and on a busy host in a few.
+const STANDBY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Logs are read from disk.
 const LOGS_TIMEOUT: Duration = Duration::from_secs(20);
 /// Writing a large memory to a slow disk. Each step of a pause has a deadline of its own in the supervisor.
@@ -79,6 +81,16 @@ impl Client {
     #[must_use]
     pub fn new(dir: &Path) -> Self {
         Self { socket: dir.join(crate::SOCKET_FILE) }
+    }
+
+    /// Returns when a machine stands by.
+    pub async fn standby(&self) -> Result<(), ClientError> {
+        self.call(Method::GET, "/v1/standby", &(), STANDBY_TIMEOUT).await.map(drop)
+    }
+
+    /// Makes a machine that stands by a sandbox's.
+    pub async fn assign(&self, assignment: &Assignment) -> Result<(), ClientError> {
+        self.call(Method::POST, "/v1/assign", assignment, CALL_TIMEOUT).await.map(drop)
     }
 
     /// What the supervisor knows.

@@ -62,7 +62,7 @@ pub enum Goal {
 }
 
 /// Limits of the VMM's control group; each is applied where its controller exists.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CgroupLimits {
     /// Bytes.
     pub memory_max: u64,

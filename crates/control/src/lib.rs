@@ -7,6 +7,9 @@
 //! restart, asks through `control.sock` with [`Client`]: HTTP/1.1 and JSON over a unix socket, so that an operator can
 //! look with `curl --unix-socket`.
 //!
+//! A machine that stands by has no launch file yet, answers only what `supervisor::standby` lists, and becomes a sandbox's
+//! by an [`Assignment`].
+//!
 //! | request | answer |
 //! |---|---|
 //! | `GET /v1/status` | [`Status`] |
@@ -22,6 +25,7 @@ mod client;
 mod launch;
 mod paused;
 mod protocol;
+mod standby;
 
 pub use client::{Client, ClientError, Events};
 pub use launch::{
@@ -30,3 +34,4 @@ pub use launch::{
 };
 pub use paused::{PAUSED_FILE, read_paused, remove_paused, write_paused};
 pub use protocol::{EndTime, Event, LogFilter, Phase, Status};
+pub use standby::{Assignment, STANDBY_FILE, Standby};

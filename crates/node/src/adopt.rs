@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cgroup::{Hierarchy, Removal};
-use control::{Client, Launch, Status};
+use control::{Client, Launch, Phase, Status};
 use futures_util::future::join_all;
 use model::EndReason;
 use network::InstanceTag;
@@ -77,10 +77,15 @@ pub(crate) async fn reclaim(
     metrics: &NodeMetrics,
 ) {
     let alive: HashSet<&str> = survivors.iter().map(|survivor| survivor.launch.spec.id.as_str()).collect();
+    // A machine that stood by has its group under a name of its own.
+    let groups_in_use: HashSet<&str> = survivors
+        .iter()
+        .filter_map(|survivor| survivor.launch.cgroup.file_name().and_then(std::ffi::OsStr::to_str))
+        .collect();
     let instance = crate::start::instance_cgroup(tag);
     match hierarchy.children(&instance) {
         Ok(groups) => {
-            for group in groups.iter().filter(|group| !alive.contains(group.as_str())) {
+            for group in groups.iter().filter(|group| !groups_in_use.contains(group.as_str())) {
                 match remove_group(hierarchy, group, &instance.join(group)).await {
                     Ok(Removal::Clean) => {}
                     Ok(Removal::Forced { .. }) => metrics.cgroup_forced(),
@@ -151,7 +156,7 @@ impl Node {
             dir,
         };
         let Status { phase, end_at, envd_version, .. } = status;
-        let first = View { phase, end_at, envd_version, ended: None };
+        let first = View { phase, end_at, envd_version, pausing: phase == Phase::Pausing, ended: None };
         let run = Run {
             resumed: self.shared.paused.get(&id).is_some(),
             running_since: launch.running_since,

@@ -40,6 +40,8 @@ pub struct NodeConfig {
     pub start_patience: Duration,
     /// Network slots that are kept ready.
     pub slots_ahead: usize,
+    /// Machines that are kept standing by, so that a sandbox waits for no VMM to start.
+    pub machines_ahead: usize,
     /// Start deadline: the guest daemon answers.
     pub ready: Duration,
     /// Start deadline: the guest daemon took its identity.

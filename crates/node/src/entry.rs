@@ -22,6 +22,8 @@ pub(crate) struct View {
     pub(crate) phase: Phase,
     pub(crate) end_at: Timestamp,
     pub(crate) envd_version: String,
+    /// It is being paused, or the end that this led to is not known yet: to clients it is paused.
+    pub(crate) pausing: bool,
     /// Set once; from then on the sandbox does not exist for clients, while its resources are being released.
     pub(crate) ended: Option<EndReason>,
 }
@@ -51,7 +53,7 @@ impl Entry {
         let visible = match view.phase {
             Phase::Running | Phase::Pausing => true,
             Phase::Starting => self.resumed,
-            Phase::Ending => false,
+            Phase::Ending => view.pausing,
         };
         visible && view.ended.is_none()
     }
@@ -72,10 +74,7 @@ impl Entry {
         let view = self.view.borrow();
         SandboxRecord {
             spec: SandboxSpec::clone(&self.spec),
-            state: match view.phase {
-                Phase::Pausing => SandboxState::Paused,
-                _ => SandboxState::Running,
-            },
+            state: if view.pausing { SandboxState::Paused } else { SandboxState::Running },
             running_since: self.running_since,
             end_at: view.end_at,
             envd_version: view.envd_version.clone(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use control::{ClientError, Phase};
+use control::ClientError;
 use model::{
     Connected, CreateSandbox, Fleet, FleetError, LogEntry, LogQuery, MetricRange, MetricSample,
     PausedSandbox, SandboxId, SandboxRecord, SandboxState, TeamId,
@@ -177,7 +177,7 @@ impl Node {
     fn running_of(&self, team: &TeamId, id: &SandboxId) -> Result<Arc<Entry>, FleetError> {
         match self.entry(id).filter(|entry| entry.spec.team == *team && entry.exists()) {
             Some(entry) if entry.runs() => Ok(entry),
-            Some(entry) if entry.view.borrow().phase == Phase::Pausing => {
+            Some(entry) if entry.view.borrow().pausing => {
                 Err(FleetError::Conflict(format!("sandbox {id} is being paused")))
             }
             _ if self.shared.paused.get(id).is_some_and(|paused| paused.spec.team == *team) => {

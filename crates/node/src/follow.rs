@@ -113,6 +113,12 @@ impl<'a> Following<'a> {
                     }
                     self.view.send_modify(|view| {
                         view.phase = status.phase;
+                        view.pausing = match status.phase {
+                            Phase::Pausing => true,
+                            // Committed, or killed: what came of it is told next.
+                            Phase::Ending => view.pausing,
+                            Phase::Starting | Phase::Running => false,
+                        };
                         view.end_at = status.end_at;
                         view.envd_version = status.envd_version;
                     });
@@ -184,7 +190,7 @@ mod tests {
     const SOON: Duration = Duration::from_millis(200);
 
     fn view(phase: Phase, end_at: Timestamp) -> (watch::Sender<View>, watch::Receiver<View>) {
-        watch::channel(View { phase, end_at, envd_version: String::new(), ended: None })
+        watch::channel(View { phase, end_at, envd_version: String::new(), pausing: false, ended: None })
     }
 
     fn seconds_from_now(seconds: i64) -> Timestamp {

@@ -24,6 +24,7 @@ mod config;
 mod entry;
 mod fleet;
 mod follow;
+mod machines;
 mod metrics;
 mod node;
 mod paused;

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use cgroup::Hierarchy;
-use futures_util::future::{OptionFuture, join_all};
+use futures_util::future::join_all;
 use model::{SandboxId, SandboxSpec};
 use tokio::sync::broadcast;
 use tokio::task::JoinHandle;
@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admission::Admission;
 use crate::config::{Builds, NodeConfig};
 use crate::entry::Entry;
+use crate::machines::Machines;
 use crate::metrics::NodeMetrics;
 use crate::paused::{Paused, Records};
 use crate::release::Releaser;
@@ -72,11 +73,12 @@ pub(crate) struct Shared {
     pub(crate) repeats: Repeats,
     pub(crate) paused: Paused,
     pub(crate) warm: Warm,
+    pub(crate) machines: Machines,
     sandboxes: RwLock<HashMap<SandboxId, Arc<Entry>>>,
     ended: broadcast::Sender<SandboxId>,
     stop: CancellationToken,
-    /// Keeps the slots filled until `stop`.
-    filler: Mutex<Option<JoinHandle<()>>>,
+    /// Keep the slots and the machines filled until `stop`.
+    fillers: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// Ended sandboxes that a slow listener may miss.
@@ -109,6 +111,7 @@ impl Node {
         let slots = Arc::new(Slots::new(host, config.slots_ahead, &in_use));
         let releaser = Releaser { hierarchy, slots: Arc::clone(&slots), metrics: metrics.clone() };
         let admission = Admission::new(&config);
+        let machines = Machines::new(config.machines_ahead);
         let node = Self {
             shared: Arc::new(Shared {
                 config,
@@ -120,18 +123,22 @@ impl Node {
                 repeats: Repeats::default(),
                 paused,
                 warm: Warm::default(),
+                machines,
                 sandboxes: RwLock::default(),
                 ended: broadcast::channel(ENDED_QUEUE).0,
                 stop: CancellationToken::new(),
-                filler: Mutex::default(),
+                fillers: Mutex::default(),
             }),
         };
         for survivor in survivors {
             node.adopt(survivor);
         }
         let (slots, stop) = (Arc::clone(&node.shared.slots), node.shared.stop.clone());
-        let filler = tokio::spawn(async move { slots.keep_filled(&stop).await });
-        *node.filler() = Some(filler);
+        let filling = [
+            tokio::spawn(async move { slots.keep_filled(&stop).await }),
+            tokio::spawn(crate::machines::keep_filled(node.clone(), node.shared.stop.clone())),
+        ];
+        node.fillers().extend(filling);
         Ok(node)
     }
 
@@ -140,10 +147,11 @@ impl Node {
     pub async fn stop(&self) {
         self.shared.stop.cancel();
         self.shared.admission.close();
-        let filler = self.filler().take();
-        if let Some(Err(error)) = OptionFuture::from(filler).await {
-            tracing::error!(%error, "making network slots had failed");
+        let fillers = std::mem::take(&mut *self.fillers());
+        for error in join_all(fillers).await.into_iter().filter_map(Result::err) {
+            tracing::error!(%error, "making network slots or machines had failed");
         }
+        self.shared.machines.drain(&self.shared.releaser).await;
         self.shared.slots.drain().await;
     }
 
@@ -209,8 +217,8 @@ impl Node {
         self.shared.sandboxes.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn filler(&self) -> std::sync::MutexGuard<'_, Option<JoinHandle<()>>> {
-        self.shared.filler.lock().unwrap_or_else(PoisonError::into_inner)
+    fn fillers(&self) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.shared.fillers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<SandboxId, Arc<Entry>>> {

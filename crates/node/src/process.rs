@@ -86,6 +86,12 @@ impl SupervisorProcess {
         }
     }
 
+    /// Whether the process is gone by now.
+    pub(crate) fn has_exited(&self) -> bool {
+        use futures_util::FutureExt;
+        self.exited().now_or_never().is_some()
+    }
+
     /// Returns when the process is gone. It may be a zombie still.
     pub(crate) async fn exited(&self) -> io::Result<()> {
         self.pidfd.readable().await?.retain_ready();

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use cgroup::Hierarchy;
-use control::{CgroupLimits, Client, Deadlines, Goal, Launch, Phase, SOCKET_FILE, Start};
+use control::{CgroupLimits, Client, Deadlines, Goal, Launch, Phase, SOCKET_FILE, Standby, Start};
 use jiff::{SignedDuration, Timestamp};
 use model::{CreateSandbox, FleetError, MiB, SandboxId, SandboxRecord, SandboxSpec, Shape};
 use tokio::sync::watch;
@@ -57,12 +57,42 @@ impl Node {
         let room = self.shared.admission.room(spec.shape.memory)?;
         let spec = Arc::new(spec);
         let turn = self.shared.admission.turn().await?;
+        let ready = match (&start, &goal) {
+            (Start::Resume(_), Goal::Run) => self.shared.machines.take(spec.shape),
+            _ => None,
+        };
+        let mut assigned = None;
+        if let Some(machine) = ready {
+            let index = machine.slot.index();
+            let launch =
+                self.launch(&spec, start.clone(), goal.clone(), index, machine.holdings.cgroup.clone());
+            assigned = self.assign(machine, launch).await;
+        }
+        let Spawned { netns, holdings, running_since } = match assigned {
+            Some(assigned) => assigned,
+            None => self.spawn(&spec, start, goal).await?,
+        };
+        let first = View {
+            phase: Phase::Starting,
+            end_at: spec.end_at,
+            envd_version: String::new(),
+            pausing: false,
+            ended: None,
+        };
+        let run = Run { spec, running_since, resumed };
+        let entry = self.tend(run, Arc::new(netns), holdings, room, first);
+        Ok(Beginning { entry, turn })
+    }
+
+    /// Starts a supervisor for a sandbox.
+    async fn spawn(&self, spec: &Arc<SandboxSpec>, start: Start, goal: Goal) -> Result<Spawned, FleetError> {
         let slot = tokio::time::timeout(self.shared.config.start_patience, self.shared.slots.take())
             .await
             .map_err(|_| {
                 FleetError::NoCapacity("no network slot became free on this host; try again later".into())
             })?;
-        let launch = self.launch(&spec, start, goal, slot.index());
+        let launch =
+            self.launch(spec, start, goal, slot.index(), cgroup_of(&self.shared.config, spec.id.as_str()));
         let running_since = launch.running_since;
         let mut holdings = Holdings {
             id: spec.id.clone(),
@@ -78,7 +108,8 @@ impl Node {
                 hierarchy: self.shared.releaser.hierarchy.clone(),
                 binary: self.shared.config.binary.clone(),
                 dir: holdings.dir.clone(),
-                launch,
+                cgroup: launch.cgroup.clone(),
+                what: What::Sandbox(Box::new(launch)),
                 netns: netns.try_clone()?,
             };
             // Writes files and forks: not on a thread that others wait for.
@@ -86,21 +117,18 @@ impl Node {
                 tokio::task::spawn_blocking(move || spawning.spawn()).await.map_err(io::Error::other)??;
             Ok::<_, io::Error>((netns, process))
         };
-        let (netns, process) = match spawned.await {
-            Ok(started) => started,
+        match spawned.await {
+            Ok((netns, process)) => {
+                holdings.process = Some(process);
+                Ok(Spawned { netns, holdings, running_since })
+            }
             Err(error) => {
                 let text = format!("starting the supervisor of sandbox {}: {error}", spec.id);
                 tracing::error!(sandbox = %spec.id, %error, "starting the supervisor failed");
                 self.shared.releaser.release(holdings, Leave::Forced).await;
-                return Err(FleetError::Internal(text));
+                Err(FleetError::Internal(text))
             }
-        };
-        holdings.process = Some(process);
-        let first =
-            View { phase: Phase::Starting, end_at: spec.end_at, envd_version: String::new(), ended: None };
-        let run = Run { spec, running_since, resumed };
-        let entry = self.tend(run, Arc::new(netns), holdings, room, first);
-        Ok(Beginning { entry, turn })
+        }
     }
 
     /// Enters a sandbox into the map and follows it until everything it held is released.
@@ -129,7 +157,14 @@ impl Node {
         entry
     }
 
-    fn launch(&self, spec: &Arc<SandboxSpec>, start: Start, goal: Goal, slot: u16) -> Launch {
+    fn launch(
+        &self,
+        spec: &Arc<SandboxSpec>,
+        start: Start,
+        goal: Goal,
+        slot: u16,
+        cgroup: PathBuf,
+    ) -> Launch {
         let config = &self.shared.config;
         Launch {
             spec: SandboxSpec::clone(spec),
@@ -139,7 +174,7 @@ impl Node {
             store: config.store.clone(),
             accel: config.accel,
             slot,
-            cgroup: cgroup_of(config, &spec.id),
+            cgroup,
             limits: limits(spec.shape),
             vmm_uid: vmm_uid(config, slot),
             dns: config.dns.clone(),
@@ -175,8 +210,8 @@ impl Beginning {
 }
 
 /// The group of one sandbox, relative to the hierarchy's root.
-pub(crate) fn cgroup_of(config: &NodeConfig, id: &SandboxId) -> std::path::PathBuf {
-    instance_cgroup(config.tag).join(id.as_str())
+pub(crate) fn cgroup_of(config: &NodeConfig, name: &str) -> PathBuf {
+    instance_cgroup(config.tag).join(name)
 }
 
 /// The group of all sandboxes of this instance.
@@ -185,12 +220,12 @@ pub(crate) fn instance_cgroup(tag: network::InstanceTag) -> std::path::PathBuf {
 }
 
 /// A user for each slot of each instance, in a range that no distribution hands out.
-fn vmm_uid(config: &NodeConfig, slot: u16) -> u32 {
+pub(crate) fn vmm_uid(config: &NodeConfig, slot: u16) -> u32 {
     const BASE: u32 = 0x4000_0000;
     BASE + (u32::from(config.tag.value()) << 12) + u32::from(slot % crate::slots::MAX_SLOTS)
 }
 
-fn limits(shape: Shape) -> CgroupLimits {
+pub(crate) fn limits(shape: Shape) -> CgroupLimits {
     CgroupLimits {
         memory_max: shape.memory.bytes() + VMM_OVERHEAD.bytes(),
         pids_max: VMM_PIDS,
@@ -232,25 +267,42 @@ fn specification(wanted: CreateSandbox) -> SandboxSpec {
     }
 }
 
+/// A supervisor that runs.
+pub(crate) struct Spawned {
+    pub(crate) netns: OwnedFd,
+    pub(crate) holdings: Holdings,
+    pub(crate) running_since: Timestamp,
+}
+
+/// What a supervisor is started for.
+pub(crate) enum What {
+    Sandbox(Box<Launch>),
+    Standby(Standby),
+}
+
 /// What starting a supervisor takes.
-struct Spawning {
-    hierarchy: Hierarchy,
-    binary: PathBuf,
-    dir: PathBuf,
-    launch: Launch,
-    netns: OwnedFd,
+pub(crate) struct Spawning {
+    pub(crate) hierarchy: Hierarchy,
+    pub(crate) binary: PathBuf,
+    pub(crate) dir: PathBuf,
+    pub(crate) cgroup: PathBuf,
+    pub(crate) what: What,
+    pub(crate) netns: OwnedFd,
 }
 
 impl Spawning {
     /// The listener is made here and inherited, so the node can connect from the first moment and nobody polls.
-    fn spawn(self) -> io::Result<SupervisorProcess> {
-        let Self { hierarchy, binary, dir, launch, netns } = self;
+    pub(crate) fn spawn(self) -> io::Result<SupervisorProcess> {
+        let Self { hierarchy, binary, dir, cgroup, what, netns } = self;
         std::fs::DirBuilder::new().mode(0o700).create(&dir)?;
-        launch.write(&dir).map_err(io::Error::other)?;
+        match what {
+            What::Sandbox(launch) => launch.write(&dir).map_err(io::Error::other)?,
+            What::Standby(standby) => standby.write(&dir)?,
+        }
         let control = UnixListener::bind(dir.join(SOCKET_FILE))?;
         control.set_nonblocking(true)?;
         let group = hierarchy
-            .create(&launch.cgroup.join("supervisor"), &cgroup::Limits::default())
+            .create(&cgroup.join("supervisor"), &cgroup::Limits::default())
             .map_err(io::Error::other)?;
         SupervisorProcess::spawn(&binary, &dir, group.procs_fd()?, control, netns)
     }

@@ -26,8 +26,10 @@ impl Warm {
 }
 
 impl Node {
-    /// From now on, sandboxes of the template's build `template` go on from `snapshot`, which is in the store.
-    pub fn use_snapshot(&self, template: BuildId, snapshot: BuildId) {
+    /// From now on, sandboxes of the template's build `template` go on from `snapshot`, which is in the store, and machines
+    /// of its shape stand by.
+    pub fn use_snapshot(&self, template: BuildId, snapshot: BuildId, shape: Shape) {
+        self.shared.machines.stand_by_for(shape);
         self.shared.warm.0.write().unwrap_or_else(PoisonError::into_inner).insert(template, snapshot);
     }
 

@@ -19,5 +19,6 @@ mod paging;
 mod pause;
 mod run;
 mod snapshot;
+mod standby;
 
 pub use run::{SupervisorError, run};

@@ -8,8 +8,8 @@ use std::sync::{Arc, OnceLock};
 
 use build::Pages;
 use cgroup::{Group, Hierarchy, Limits};
-use control::{Accel, BuildFiles, CgroupLimits, Launch, Start};
-use disk::{Overlay, RawImage};
+use control::{Accel, BuildFiles, CgroupLimits, Launch, Standby, Start};
+use disk::{BlockDevice, Late, Overlay, RawImage};
 use guest_memory::{GuestMemory, PageServer};
 use network::guest;
 use vmm::{Confinement, Driver, Machine, RootDisk, Vm};
@@ -74,70 +74,74 @@ impl Parts {
     }
 }
 
-/// Launches the sandbox's VMM: booting, or waiting for the state of its build. Must run on the thread that lives as long
-/// as the process: the VMM dies with it.
+/// A VMM that runs, or waits for a build to go on from.
+pub(crate) struct Standing {
+    pub(crate) vm: Box<dyn Vm>,
+    console: tokio::net::UnixStream,
+    group: Group,
+    memory: GuestMemory,
+    disk: Arc<Late>,
+    /// Where it hands over its memory, when that comes page by page.
+    handshake: Option<UnixStream>,
+}
+
+/// Launches a VMM that waits for a build, which is not known yet. Must run on the thread that lives as long as the
+/// process: the VMM dies with it.
+pub(crate) async fn stand_by(
+    driver: &dyn Driver,
+    machine: &Standby,
+    preload: &[u8],
+) -> Result<Standing, String> {
+    let disk = Arc::new(Late::new(machine.shape.disk.bytes()));
+    let (preload, ours) = paging::preload(preload)?;
+    stand(driver, machine, vmm::Start::Incoming { preload: Some(preload) }, Some(ours), disk).await
+}
+
+/// Makes the sandbox's machine of a VMM that stands by, or of one that is launched for it. Must run on the thread that
+/// lives as long as the process.
 pub(crate) async fn launch(
     driver: &dyn Driver,
     launch: &Launch,
     dir: &Path,
     preload: &[u8],
+    standing: Option<Standing>,
 ) -> Result<Launched, String> {
-    let hierarchy = Hierarchy::discover().map_err(|error| error.to_string())?;
-    let limits = Limits {
-        memory_max: Some(launch.limits.memory_max),
-        pids_max: Some(launch.limits.pids_max),
-        cpu_max: Some((launch.limits.cpu_quota_us, CgroupLimits::CPU_PERIOD_US)),
-    };
-    let group = hierarchy.create(&launch.cgroup.join("vmm"), &limits).map_err(|error| error.to_string())?;
-    let procs = group.procs_fd().map_err(|error| format!("opening the VMM's control group: {error}"))?;
-
-    let shape = launch.spec.shape;
-    let memory = GuestMemory::create(shape.memory.bytes())
-        .map_err(|error| format!("making {} of guest memory: {error}", shape.memory))?;
-    let kept = memory.try_clone().map_err(|error| format!("keeping the guest's memory: {error}"))?;
-    let accel = match launch.accel {
-        Accel::Kvm => vmm::Accel::Kvm,
-        Accel::Tcg => vmm::Accel::Tcg,
-    };
     let (base, origin): (Arc<dyn Pages>, _) = match &launch.start {
         Start::Boot(BuildFiles { rootfs, .. }) => {
             let image = RawImage::open(rootfs).map_err(|error| error.to_string())?;
             (Arc::new(image), None)
         }
         Start::Resume(build) => {
-            let origin = origin::open(&launch.store, build, shape)?;
+            let origin = origin::open(&launch.store, build, launch.spec.shape)?;
             (Arc::clone(&origin.disk) as Arc<dyn Pages>, Some(origin))
         }
     };
-    let (disk, root_disk) = serve_disk(base, shape.disk.bytes(), dir)?;
-    let tap = network::open_tap().map_err(|error| format!("opening the tap {}: {error}", guest::TAP))?;
-    let (console, console_vmm) = console().map_err(|error| format!("making the console: {error}"))?;
-    let (start, handshake) = match &launch.start {
-        Start::Boot(BuildFiles { kernel, initrd, .. }) => {
+    let size = launch.spec.shape.disk.bytes();
+    let overlay = overlay(base, size, dir)?;
+    let bind = |disk: &Late| {
+        let bound = disk.bind(Arc::clone(&overlay) as Arc<dyn BlockDevice>);
+        bound.map_err(|error| format!("giving the machine its disk: {error}"))
+    };
+    let standing = match (standing, &launch.start) {
+        (Some(standing), _) => {
+            bind(&standing.disk)?;
+            standing
+        }
+        (None, Start::Boot(BuildFiles { kernel, initrd, .. })) => {
             let cmdline = guest_parameters(launch);
-            (vmm::Start::Boot { kernel: kernel.clone(), initrd: initrd.clone(), cmdline }, None)
+            let start = vmm::Start::Boot { kernel: kernel.clone(), initrd: initrd.clone(), cmdline };
+            // The guest reads it at once.
+            let disk = Late::new(size);
+            bind(&disk)?;
+            stand(driver, &launch.machine(), start, None, Arc::new(disk)).await?
         }
-        Start::Resume(_) => {
-            let (preload, ours) = paging::preload(preload)?;
-            (vmm::Start::Incoming { preload: Some(preload) }, Some(ours))
+        (None, Start::Resume(_)) => {
+            let standing = stand_by(driver, &launch.machine(), preload).await?;
+            bind(&standing.disk)?;
+            standing
         }
     };
-
-    let machine = Machine {
-        vcpus: shape.vcpus,
-        memory,
-        start,
-        root_disk: RootDisk::Nbd(root_disk),
-        tap: Some(tap),
-        mac: guest::GUEST_MAC,
-        console: console_vmm.into(),
-        accel,
-        confinement: Confinement {
-            user: Some((launch.vmm_uid, group_of(launch))),
-            cgroup_procs: Some(procs),
-        },
-    };
-    let vm = driver.launch(machine).await.map_err(|error| error.to_string())?;
+    let Standing { vm, console, group, memory, handshake, .. } = standing;
     let pages = match (handshake, &origin) {
         (Some(handshake), Some(origin)) => {
             origin::check(&origin.manifest, vm.identity())?;
@@ -146,8 +150,51 @@ pub(crate) async fn launch(
         _ => None,
     };
     let identity = vm.identity().clone();
-    let parts = Parts { memory: kept, disk, origin, pages, touched_early: OnceLock::new(), identity };
+    let parts = Parts { memory, disk: overlay, origin, pages, touched_early: OnceLock::new(), identity };
     Ok(Launched { vm, console, group, parts })
+}
+
+async fn stand(
+    driver: &dyn Driver,
+    wanted: &Standby,
+    start: vmm::Start,
+    handshake: Option<UnixStream>,
+    disk: Arc<Late>,
+) -> Result<Standing, String> {
+    let hierarchy = Hierarchy::discover().map_err(|error| error.to_string())?;
+    let limits = Limits {
+        memory_max: Some(wanted.limits.memory_max),
+        pids_max: Some(wanted.limits.pids_max),
+        cpu_max: Some((wanted.limits.cpu_quota_us, CgroupLimits::CPU_PERIOD_US)),
+    };
+    let group = hierarchy.create(&wanted.cgroup.join("vmm"), &limits).map_err(|error| error.to_string())?;
+    let procs = group.procs_fd().map_err(|error| format!("opening the VMM's control group: {error}"))?;
+    let shape = wanted.shape;
+    let memory = GuestMemory::create(shape.memory.bytes())
+        .map_err(|error| format!("making {} of guest memory: {error}", shape.memory))?;
+    let kept = memory.try_clone().map_err(|error| format!("keeping the guest's memory: {error}"))?;
+    let root_disk = serve_disk(Arc::clone(&disk))?;
+    let tap = network::open_tap().map_err(|error| format!("opening the tap {}: {error}", guest::TAP))?;
+    let (console, console_vmm) = console().map_err(|error| format!("making the console: {error}"))?;
+    let machine = Machine {
+        vcpus: shape.vcpus,
+        memory,
+        start,
+        root_disk: RootDisk::Nbd(root_disk),
+        tap: Some(tap),
+        mac: guest::GUEST_MAC,
+        console: console_vmm.into(),
+        accel: match wanted.accel {
+            Accel::Kvm => vmm::Accel::Kvm,
+            Accel::Tcg => vmm::Accel::Tcg,
+        },
+        confinement: Confinement {
+            user: Some((wanted.vmm_uid, group_of(wanted))),
+            cgroup_procs: Some(procs),
+        },
+    };
+    let vm = driver.launch(machine).await.map_err(|error| error.to_string())?;
+    Ok(Standing { vm, console, group, memory: kept, disk, handshake })
 }
 
 /// Our end of the console and the VMM's, which blocks.
@@ -174,24 +221,27 @@ fn guest_parameters(launch: &Launch) -> String {
 }
 
 /// With KVM the VMM needs the group that may open `/dev/kvm`; otherwise a group nobody else has.
-fn group_of(launch: &Launch) -> u32 {
+fn group_of(machine: &Standby) -> u32 {
     use std::os::unix::fs::MetadataExt;
-    match launch.accel {
-        Accel::Kvm => std::fs::metadata("/dev/kvm").map_or(launch.vmm_uid, |meta| meta.gid()),
-        Accel::Tcg => launch.vmm_uid,
+    match machine.accel {
+        Accel::Kvm => std::fs::metadata("/dev/kvm").map_or(machine.vmm_uid, |meta| meta.gid()),
+        Accel::Tcg => machine.vmm_uid,
     }
 }
 
-/// Starts the disk's server on a thread of its own; it ends when the VMM closes the socket it gets here.
-fn serve_disk(base: Arc<dyn Pages>, size: u64, dir: &Path) -> Result<(Arc<Overlay>, OwnedFd), String> {
+/// The private part of the disk, over `base`.
+fn overlay(base: Arc<dyn Pages>, size: u64, dir: &Path) -> Result<Arc<Overlay>, String> {
     let path = dir.join(DISK_FILE);
     let overlay =
         Overlay::create(base, &path, size).map_err(|error| format!("making the root disk: {error}"))?;
     std::fs::remove_file(&path).map_err(|error| format!("unlinking {}: {error}", path.display()))?;
+    Ok(Arc::new(overlay))
+}
+
+/// Starts the disk's server on a thread of its own; it ends when the VMM closes the socket it gets here.
+fn serve_disk(disk: Arc<Late>) -> Result<OwnedFd, String> {
     let (ours, theirs) = UnixStream::pair().map_err(|error| format!("making the disk's socket: {error}"))?;
-    let overlay = Arc::new(overlay);
-    let served = Arc::clone(&overlay);
-    let serve = move || match disk::nbd::serve(ours, served) {
+    let serve = move || match disk::nbd::serve(ours, disk) {
         Ok(_) => tracing::info!("the VMM closed its disk"),
         Err(error) => tracing::warn!(%error, "serving the disk ended"),
     };
@@ -200,5 +250,5 @@ fn serve_disk(base: Arc<dyn Pages>, size: u64, dir: &Path) -> Result<(Arc<Overla
         .stack_size(DISK_STACK_BYTES)
         .spawn(serve)
         .map_err(|error| format!("starting the disk's thread: {error}"))?;
-    Ok((overlay, theirs.into()))
+    Ok(theirs.into())
 }

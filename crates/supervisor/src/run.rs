@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cgroup::{Group, Removal};
-use control::{CONTROL_FD, Event, Goal, Launch, NETNS_FD, Phase, Start, Status};
+use control::{CONTROL_FD, Event, Goal, Launch, NETNS_FD, Phase, Standby, Start, Status};
 use model::EndReason;
 use network::guest as addresses;
 use sys::inherited::take_fd;
@@ -24,13 +24,14 @@ use crate::guest::Guest;
 use crate::lifecycle::rules::{PauseOutcome, Terms};
 use crate::lifecycle::{Command, Lifecycle, Timing, Work};
 use crate::log_store::{self, LogStore};
-use crate::machine::{Launched, Parts};
+use crate::machine::{Launched, Parts, Standing};
 use crate::metrics::Samples;
 use crate::pause::{Pause, Pauses};
+use crate::standby::{self, Assigned};
 use crate::{console, control_server, endpoint, machine, metrics};
 
 /// After a resume, and long enough for its first commands.
-const FIRST_MOMENTS: Duration = Duration::from_secs(3);
+const FIRST_MOMENTS: Duration = Duration::from_secs(2);
 /// Commands that wait for the lifecycle, which never waits itself.
 const COMMAND_QUEUE: usize = 64;
 /// How long a node may take to ask how it ended. One that listens already is told within microseconds.
@@ -46,6 +47,9 @@ pub enum SupervisorError {
     /// The launch file.
     #[error(transparent)]
     Launch(#[from] control::LaunchError),
+    /// A machine that stood by for nobody yet is gone.
+    #[error("standing by: {0}")]
+    Standby(String),
     /// Something the process needs from its parent or its host.
     #[error("{what}: {source}")]
     Host {
@@ -60,7 +64,8 @@ fn host(what: &'static str) -> impl FnOnce(std::io::Error) -> SupervisorError {
     move |source| SupervisorError::Host { what, source }
 }
 
-/// Runs the sandbox whose directory is `dir` until it ends. Inherits [`CONTROL_FD`] and [`NETNS_FD`].
+/// Runs the sandbox whose directory is `dir` until it ends, or stands by in it until it becomes a sandbox's. Inherits
+/// [`CONTROL_FD`] and [`NETNS_FD`].
 ///
 /// # Errors
 /// When the sandbox could not even be attempted; everything later is told to the node as an event.
@@ -74,7 +79,7 @@ pub fn run(dir: &Path, preload: &'static [u8]) -> Result<(), SupervisorError> {
     let control =
         UnixListener::from(take_fd(CONTROL_FD).map_err(host("taking the inherited control socket"))?);
     let netns = take_fd(NETNS_FD).map_err(host("taking the inherited network namespace"))?;
-    let launch = Launch::read(dir)?;
+    let standby = Standby::read(dir).map_err(host("reading what to stand by for"))?;
     network::enter(netns.as_fd()).map_err(host("entering the sandbox's namespace"))?;
     drop::<OwnedFd>(netns);
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -82,7 +87,19 @@ pub fn run(dir: &Path, preload: &'static [u8]) -> Result<(), SupervisorError> {
         .max_blocking_threads(2)
         .build()
         .map_err(host("starting the runtime"))?;
-    LocalSet::new().block_on(&runtime, supervise(driver, preload, launch, dir.to_owned(), control))
+    LocalSet::new().block_on(&runtime, async {
+        let control =
+            tokio::net::UnixListener::from_std(control).map_err(host("listening on the control socket"))?;
+        let (launch, dir, standing) = match standby {
+            None => (Launch::read(dir)?, dir.to_owned(), None),
+            Some(standby) => {
+                let assigned = standby::wait(&driver, standby, preload, &control).await;
+                let Assigned { launch, dir, standing } = assigned.map_err(SupervisorError::Standby)?;
+                (launch, dir, Some(standing))
+            }
+        };
+        supervise(driver, preload, launch, dir, control, standing).await
+    })
 }
 
 async fn supervise(
@@ -90,10 +107,9 @@ async fn supervise(
     preload: &'static [u8],
     launch: Launch,
     dir: PathBuf,
-    control: UnixListener,
+    control: tokio::net::UnixListener,
+    standing: Option<Standing>,
 ) -> Result<(), SupervisorError> {
-    let control =
-        tokio::net::UnixListener::from_std(control).map_err(host("listening on the control socket"))?;
     let endpoint = tokio::net::TcpListener::bind((addresses::HOST_IP, addresses::ENDPOINT_PORT))
         .await
         .map_err(host("listening to the guest"))?;
@@ -130,6 +146,7 @@ async fn supervise(
     let bring_up = BringUp {
         driver,
         preload,
+        standing,
         launch: Rc::clone(&launch),
         dir: dir.clone(),
         commands: commands.clone(),
@@ -282,6 +299,7 @@ struct RunningMachine {
 struct BringUp {
     driver: Qemu,
     preload: &'static [u8],
+    standing: Option<Standing>,
     launch: Rc<Launch>,
     dir: PathBuf,
     commands: mpsc::Sender<Command>,
@@ -292,9 +310,9 @@ struct BringUp {
 impl BringUp {
     /// Launches the VMM and tells the lifecycle that it did, and when the VMM is gone, and how.
     async fn run(self) {
-        let Self { driver, preload, launch, dir, commands, logs, machine } = self;
+        let Self { driver, preload, standing, launch, dir, commands, logs, machine } = self;
         let begun = Instant::now();
-        let command = match machine::launch(&driver, &launch, &dir, preload).await {
+        let command = match machine::launch(&driver, &launch, &dir, preload, standing).await {
             Ok(Launched { vm, console, group, parts }) => {
                 spawn_local(console::run(console, logs));
                 let vm: Rc<dyn Vm> = Rc::from(vm);
@@ -332,6 +350,10 @@ fn settle_later(machine: &Rc<RunningMachine>) {
         tokio::time::sleep(FIRST_MOMENTS).await;
         if let Some(parts) = parts.upgrade() {
             parts.settle();
+        }
+        // Most of what was needed to get here is not needed again, and there is a supervisor for every sandbox.
+        if let Err(error) = sys::text::forget() {
+            tracing::warn!(%error, "giving back memory of code");
         }
     });
 }

@@ -11,4 +11,5 @@ pub mod readable;
 pub mod signal_mask;
 pub mod spawn;
 pub mod tap;
+pub mod text;
 pub mod tsc;

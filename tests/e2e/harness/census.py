@@ -20,12 +20,12 @@ def census(server: Server, server_fds: bool = True) -> dict[str, object]:
     """Processes, control groups, namespaces, links, mounts, sockets, files, snapshots, and the server's descriptors."""
     counted: dict[str, object] = {
         "processes": _processes(server),
-        "cgroups": _cgroups(server),
+        "cgroups": _without_machines(_cgroups(server)),
         "namespaces": _without_numbers(server, _namespaces(server)),
         "links": _without_numbers(server, _links(server)),
         "mounts": _without_numbers(server, _mounts(server)),
-        "sockets": _unix_sockets(server),
-        "files": _files(server),
+        "sockets": _without_machines(_unix_sockets(server)),
+        "files": _without_machines(_files(server)),
         "snapshots": sorted(server.snapshots()),
         "firewall": _firewall(server),
         "routes": _without_numbers(server, _routes(server)),
@@ -40,6 +40,11 @@ def _without_numbers(server: Server, names: list[str]) -> list[str]:
     """Slots are interchangeable: which numbers are in use does not matter, how many does."""
     slots = (re.sub(rf"cf{server.tag}-\d+", f"cf{server.tag}-*", name) for name in names)
     return sorted(re.sub(r"\b10(\.\d+){3}\b", "10.*", name) for name in slots)
+
+
+def _without_machines(names: list[str]) -> list[str]:
+    """So are machines that stand by: how many there are matters, not what they are called."""
+    return sorted(re.sub(r"\bmi[a-z0-9]{20}\b", "m*", name) for name in names)
 
 
 def difference(before: dict[str, object], after: dict[str, object]) -> dict[str, object]:

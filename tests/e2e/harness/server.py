@@ -145,11 +145,9 @@ class Server:
         return self._process_of(sandbox, lambda process: process.name.startswith("qemu-system"))
 
     def _process_of(self, sandbox: str, wanted) -> int:
-        found = [
-            process
-            for process in self.own_processes()
-            if wanted(process) and (sandbox in process.cgroup or sandbox in " ".join(process.args))
-        ]
+        # A machine that stood by keeps the group of its own name when it becomes a sandbox's.
+        launch = json.loads((self.state / "run" / "sandboxes" / sandbox / "launch.json").read_text())
+        found = [process for process in self.own_processes() if wanted(process) and f"/{launch['cgroup']}/" in process.cgroup + "/"]
         assert len(found) == 1, f"expected one process of {sandbox}, found {found}"
         return found[0].pid
 

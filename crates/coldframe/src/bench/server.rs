@@ -13,7 +13,7 @@ use super::http::{Connection, as_user};
 use crate::state::StateDir;
 
 /// Longer than any measurement of one sandbox.
-const LIFE_SECONDS: u64 = 3600;
+const LIFE_SECONDS: u64 = 900;
 /// For what the last measurement has left to do, such as making the next network slot.
 const SETTLE: Duration = Duration::from_millis(500);
 

@@ -78,6 +78,7 @@ impl Rig {
             start_queue: 8,
             start_patience: Duration::from_secs(30),
             slots_ahead: 1,
+            machines_ahead: 0,
             ready: Duration::from_secs(30),
             init: Duration::from_secs(30),
         };
