@@ -48,8 +48,14 @@ step("ran a command")
 sandbox.files.write("/home/user/note.txt", "through KVM", request_timeout=120)
 assert sandbox.files.read("/home/user/note.txt", request_timeout=120) == "through KVM"
 step("wrote and read a file")
+sandbox.pause(request_timeout=240)
+step("paused it")
+sandbox = Sandbox.connect(sandbox.sandbox_id, timeout=600, request_timeout=240)
+assert sandbox.files.read("/home/user/note.txt", request_timeout=120) == "through KVM"
+step("resumed it")
 assert sandbox.kill(request_timeout=120)
-assert not subprocess.run(["pgrep", "-f", "qemu-system-x86_64"], capture_output=True).stdout
-step("killed it; no VMM is left")
+step("killed it")
 coldframe("down")
+assert not subprocess.run(["pgrep", "-f", "qemu-system-x86_64"], capture_output=True).stdout
+step("no VMM is left, nor one that stood by")
 print("SMOKE OK", flush=True)
