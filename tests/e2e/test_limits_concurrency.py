@@ -88,7 +88,7 @@ def test_the_server_stays_small(server: Server):
 
 def test_more_creates_than_places_are_refused_clearly(server: Server):
     """A hundred creates at once whose clients leave: each is undone or can be accounted for."""
-    options, before = server.sdk("crowd"), directories(server)
+    options, before = server.sdk("crowd"), server.directories()
     body = json.dumps({"templateID": "base", "timeout": 60}).encode()
     for _ in range(12):
         with socket.create_connection(("127.0.0.1", server.port)) as impatient:
@@ -99,7 +99,7 @@ def test_more_creates_than_places_are_refused_clearly(server: Server):
 
 @pytest.mark.parametrize("after", [0.0, 0.02, 0.05, 0.1])
 def test_a_client_that_leaves_while_its_sandbox_is_made(server: Server, after: float):
-    options, before = server.sdk("leaver"), directories(server)
+    options, before = server.sdk("leaver"), server.directories()
     with pytest.raises(httpx.TimeoutException):
         httpx.post(
             f"{server.url}/v2/sandboxes",
@@ -110,12 +110,6 @@ def test_a_client_that_leaves_while_its_sandbox_is_made(server: Server, after: f
     account(server, "leaver", before)
 
 
-def directories(server: Server) -> set[str]:
-    """The sandboxes that hold something on this host. Machines that stand by are nobody's."""
-    names = {path.name for path in (server.state / "run" / "sandboxes").iterdir()}
-    return {name for name in names if not name.startswith("mi")}
-
-
 def account(server: Server, team: str, before: set[str]) -> None:
     """Waits until every new sandbox is listed as the team's or is gone, then kills what the team has."""
 
@@ -124,7 +118,7 @@ def account(server: Server, team: str, before: set[str]) -> None:
 
     def settled():
         # A start that goes on shows up in the list when it is done, or its directory goes.
-        unknown = directories(server) - before - listed()
+        unknown = server.directories() - before - listed()
         assert not unknown, f"not accounted for: {unknown}"
         return True
 
@@ -132,4 +126,4 @@ def account(server: Server, team: str, before: set[str]) -> None:
     for sandbox in listed():
         assert Sandbox.kill(sandbox, **server.sdk(team)) is True
     assert listed() == set()
-    assert directories(server) <= before
+    assert server.directories() <= before

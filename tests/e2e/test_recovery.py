@@ -144,7 +144,7 @@ def test_killed_while_a_sandbox_starts(own: Server, empty):
     """A start that nobody waits for any more is finished or undone, never half of both."""
     with ThreadPoolExecutor(1) as pool:
         create = pool.submit(Sandbox.create, timeout=300, retries=0, request_timeout=60, **own.sdk())
-        wait_until(lambda: list((own.state / "run" / "sandboxes").iterdir()), 20, "the start to begin", interval=0.01)
+        wait_until(own.directories, 20, "the start to begin", interval=0.01)
         own.kill_server()
         with pytest.raises(Exception):
             create.result()
@@ -153,8 +153,7 @@ def test_killed_while_a_sandbox_starts(own: Server, empty):
     def listed() -> set[str]:
         return {item.sandbox_id for item in Sandbox.list(**own.sdk()).next_items()}
 
-    root = own.state / "run" / "sandboxes"
-    wait_until(lambda: {path.name for path in root.iterdir()} == listed(), 60, "the start to be finished or undone")
+    wait_until(lambda: own.directories() == listed(), 60, "the start to be finished or undone")
     for sandbox in listed():
         sbx = Sandbox.connect(sandbox, **own.sdk())
         assert sbx.commands.run("echo whole").stdout == "whole\n"
@@ -261,7 +260,7 @@ def test_what_a_crash_of_everything_left_is_reclaimed_at_the_next_start(own: Ser
                 pass
     wait_until(lambda: not own.own_processes(), 10, "every process to be gone")
     # What such a crash can leave: directories, sockets, groups, namespaces, links; add debris that nobody owns.
-    assert len(list((own.state / "run" / "sandboxes").iterdir())) == 2
+    assert len(own.directories()) == 2
     stray = own.state / "run" / "sandboxes" / "istray00000000000000"
     stray.mkdir()
     (stray / "launch.json").write_text("{ not json")

@@ -166,6 +166,11 @@ class Server:
         path = self.state / "run" / "server.log"
         return path.read_text(errors="replace") if path.exists() else ""
 
+    def directories(self) -> set[str]:
+        """The sandboxes that hold something on this host. Machines that stand by are nobody's."""
+        names = {path.name for path in (self.state / "run" / "sandboxes").iterdir()}
+        return {name for name in names if not name.startswith("mi")}
+
     def snapshots(self) -> set[str]:
         """What is in the instance's store: templates' snapshots, paused sandboxes, and whatever should not be there."""
         store = self.state / "store"
