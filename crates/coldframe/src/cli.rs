@@ -84,6 +84,9 @@ pub(crate) struct Up {
     /// Network slots that are kept ready.
     #[arg(long, env = "COLDFRAME_SLOTS", default_value_t = 8, value_name = "N")]
     pub(crate) slots: usize,
+    /// How a sandbox starts from a template.
+    #[arg(long, env = "COLDFRAME_START", value_enum, default_value_t = StartChoice::Snapshot)]
+    pub(crate) start: StartChoice,
     /// Machines that are kept standing by for the next sandboxes; each takes some 60 MiB.
     #[arg(long, env = "COLDFRAME_MACHINES", default_value_t = 2, value_name = "N")]
     pub(crate) machines: usize,
@@ -99,6 +102,14 @@ pub(crate) struct Up {
         value_name = "IP"
     )]
     pub(crate) dns: Vec<std::net::Ipv4Addr>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StartChoice {
+    /// It goes on from a snapshot that was made of the template once.
+    Snapshot,
+    /// It boots, for hosts on which going on from a snapshot does not work. Pausing and resuming are not affected.
+    Boot,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -16,7 +16,7 @@ use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
 use crate::builds::LocalBuilds;
-use crate::cli::Up;
+use crate::cli::{StartChoice, Up};
 use crate::paused::CatalogRecords;
 use crate::reach::Reach;
 use crate::state::{ServerFile, StateDir};
@@ -62,7 +62,10 @@ pub(crate) async fn serve(options: &Up) -> Result<(), String> {
     )
     .await
     .map_err(|e| e.to_string())?;
-    crate::warm::up(&node, options, &state, &base, verdict.accel).await?;
+    match options.start {
+        StartChoice::Snapshot => crate::warm::up(&node, options, &state, &base, verdict.accel).await?,
+        StartChoice::Boot => tracing::info!("sandboxes boot, as was asked for"),
+    }
 
     let stop = CancellationToken::new();
     let api_state = api_state(options, Arc::clone(&catalog), &node);
