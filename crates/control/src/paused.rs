@@ -54,8 +54,9 @@ pub fn read_paused(dir: &Path) -> io::Result<Option<PausedSandbox>> {
 /// When there is a record that cannot be removed.
 pub fn remove_paused(dir: &Path) -> io::Result<()> {
     match std::fs::remove_file(dir.join(PAUSED_FILE)) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-        _ => sync_dir(dir),
+        Ok(()) => sync_dir(dir),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
     }
 }
 
