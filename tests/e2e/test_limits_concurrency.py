@@ -123,7 +123,12 @@ def account(server: Server, team: str, before: set[str]) -> None:
         return True
 
     wait_until(settled, 90, "every start to be finished or undone", interval=0.3)
-    for sandbox in listed():
-        assert Sandbox.kill(sandbox, **server.sdk(team)) is True
-    assert listed() == set()
-    assert server.directories() <= before
+
+    def gone():
+        # One whose client left so early that its start had not begun yet shows up only now, and may be ended by the server
+        # before it is ended here.
+        for sandbox in listed():
+            Sandbox.kill(sandbox, **server.sdk(team))
+        return server.directories() <= before and not listed()
+
+    wait_until(gone, 30, "everything to be gone")
