@@ -59,7 +59,8 @@ impl Guest {
             fetch_kernel(&dir);
         }
         let initrd = dir.join("initramfs.cpio");
-        // Always made anew, for it may have changed, and put in place whole, for it may be in use.
+        // Always made anew, for it may have changed, and put in place whole, for it may be in use: and only if it did
+        // change, for the accelerator's verdict goes by the file's time and another test may be reading it.
         make_initramfs(&dir, &initrd);
         Self { kernel, initrd }
     }
@@ -118,7 +119,16 @@ fn make_initramfs(dir: &Path, initrd: &Path) {
         .unwrap_or_else(|error| panic!("{module}: {error}"));
     }
     let new = tempfile::NamedTempFile::new_in(dir).unwrap();
-    sh(root.path(), &format!("find . | sort | cpio --quiet -o -H newc > {}", new.path().display()));
+    sh(
+        root.path(),
+        &format!(
+            "find . -exec touch -h -d @0 {{}} +; find . | sort | cpio --quiet --reproducible -o -H newc > {}",
+            new.path().display()
+        ),
+    );
+    if fs::read(new.path()).unwrap() == fs::read(initrd).unwrap_or_default() {
+        return;
+    }
     fs::set_permissions(new.path(), fs::Permissions::from_mode(0o644)).unwrap();
     new.persist(initrd).unwrap();
 }
