@@ -131,6 +131,13 @@ impl Pages for Image {
         }
     }
 
+    fn sum(&self, page: u64) -> Option<u32> {
+        match self.header.lookup(page) {
+            Located::Data { source, at, .. } => self.sources.get(source)?.sum(at),
+            Located::Zero { .. } => None,
+        }
+    }
+
     fn read(&self, first: u64, mut buffer: &mut [u8]) -> Result<(), ReadError> {
         let (mut page, pages) = (first, self.header.pages());
         let end = first.saturating_add((buffer.len() / PAGE) as u64);

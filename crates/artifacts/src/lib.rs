@@ -16,7 +16,6 @@ mod local;
 mod power_cut;
 mod staged;
 mod store;
-mod writeback;
 mod writer;
 
 pub use error::ArtifactError;

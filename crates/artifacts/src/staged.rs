@@ -64,6 +64,8 @@ impl Staging {
 
     /// Says that an object is complete. `crc` is that of all its bytes, or what identifies them as well.
     pub(crate) fn written(&self, name: ObjectName, file: File, bytes: u64, crc: u32) {
+        // All objects are on their way when the first is synced. A file system that cannot has more to do then.
+        let _ = sys::writeback::begin(&file, 0..bytes);
         if let Some(object) = self.objects().iter_mut().find(|object| object.name == name) {
             object.complete = Some((file, BlobInfo { bytes, crc }));
         }
@@ -172,9 +174,14 @@ impl Staged {
             }
             _ => ArtifactError::path("publish", &published)(source),
         })?;
-        // Whoever is told that it failed will do without it: it must not be there after all.
-        self.remove = Some(published);
-        self.durable.sync_dir(&self.root).map_err(ArtifactError::path("sync", &self.root))?;
+        if let Err(error) = self.durable.sync_dir(&self.root) {
+            // Whoever is told that it failed will do without it: it must not be there after all. It disappears at once, and
+            // what is removed then is nobody's.
+            if self.durable.rename(&published, dir).is_err() {
+                self.remove = Some(published);
+            }
+            return Err(ArtifactError::path("sync", &self.root)(error));
+        }
         self.remove = None;
         Ok(())
     }

@@ -12,7 +12,6 @@ use crate::error::ArtifactError;
 use crate::image::Image;
 use crate::staged::Staging;
 use crate::store::label;
-use crate::writeback::Writeback;
 
 /// [`PAGE_BYTES`] as a length in memory.
 const PAGE: usize = 4096;
@@ -22,6 +21,10 @@ const BUFFER: usize = 1 << 20;
 
 /// From this length on, in bytes, what comes is written as it is instead of being copied together.
 const DIRECT: usize = BUFFER / 4;
+
+/// How much is collected before the disk begins to write it, in bytes: so much keeps a disk busy, and the sync in the end
+/// has no more than this to wait for.
+const WRITEBACK: u64 = 8 << 20;
 
 /// An image may need this many builds. With one more, pages are taken over from the smallest until few are left, so that
 /// an image at the end of a long row of pauses is opened like the first one.
@@ -53,13 +56,8 @@ impl ImageWriter {
         pages: u64,
     ) -> Result<Self, ArtifactError> {
         let file = staging.create(kind.data())?;
-        let data = DataWriter {
-            file,
-            buffer: Vec::with_capacity(BUFFER),
-            written: 0,
-            sums: Vec::new(),
-            writeback: Writeback::new(),
-        };
+        let data =
+            DataWriter { file, buffer: Vec::with_capacity(BUFFER), written: 0, sums: Vec::new(), begun: 0 };
         Ok(Self { staging, kind, parent, pages, data, diff: Diff::default(), end: 0, broken: false })
     }
 
@@ -154,7 +152,8 @@ struct DataWriter {
     written: u64,
     /// The checksums of all pages so far, as they are stored.
     sums: Vec<u8>,
-    writeback: Writeback,
+    /// How many bytes the disk has begun to write.
+    begun: u64,
 }
 
 impl DataWriter {
@@ -198,13 +197,17 @@ impl DataWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all_at(bytes, self.written)?;
         self.written += bytes.len() as u64;
-        self.writeback.written(&self.file, self.written)
+        if self.written - self.begun >= WRITEBACK {
+            // A file system that cannot has more to do when it is synced, which tells what went wrong.
+            let _ = sys::writeback::begin(&self.file, self.begun..self.written);
+            self.begun = self.written;
+        }
+        Ok(())
     }
 
     /// Writes the rest and the checksums; gives the file, its length and the checksum of the checksums.
     fn finish(mut self) -> io::Result<(File, u64, u32)> {
         self.flush()?;
-        self.writeback.finish()?;
         let pages = self.written / PAGE_BYTES;
         self.file.write_all_at(&self.sums, self.written)?;
         Ok((self.file, data_object_bytes(pages), checksum(&self.sums)))

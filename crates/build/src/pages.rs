@@ -62,6 +62,12 @@ pub trait Pages: Send + Sync {
     /// outside of the image.
     fn run(&self, page: u64) -> Run;
 
+    /// The checksum of a page that has data, where it is known without reading the page.
+    fn sum(&self, page: u64) -> Option<u32> {
+        let _ = page;
+        None
+    }
+
     /// Fills `buffer`, a whole number of pages, from the page `first` on; zero pages too.
     ///
     /// # Errors

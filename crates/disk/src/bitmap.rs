@@ -20,6 +20,11 @@ impl Bitmap {
         self.words[block / 64] |= 1 << (block % 64);
     }
 
+    /// Sets every bit that the other one, of as many blocks, has set.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.words.iter_mut().zip(&other.words).for_each(|(ours, theirs)| *ours |= theirs);
+    }
+
     /// The numbers of the bits that are set, ascending.
     pub(crate) fn ones(&self) -> impl Iterator<Item = u64> + '_ {
         self.words.iter().zip((0..).step_by(64)).flat_map(|(word, first): (&u64, u64)| {

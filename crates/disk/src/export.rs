@@ -1,5 +1,6 @@
 //! What a build stores of a disk.
 
+use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -8,7 +9,7 @@ use build::{PageSink, Pages, ReadError, Run, is_zero};
 
 use crate::bitmap::Bitmap;
 use crate::device::BlockDevice;
-use crate::overlay::{BLOCK, BLOCK_SIZE, Overlay};
+use crate::overlay::{BLOCK, BLOCK_SIZE, Frozen, Layer, Overlay};
 use crate::raw::data_ranges;
 
 /// The most that is read at once, in bytes: enough that system calls do not count.
@@ -45,21 +46,45 @@ impl Overlay {
     /// # Errors
     /// When something cannot be read or stored. What `sink` got until then is incomplete.
     pub fn export(&self, parent: Option<&dyn Pages>, sink: &mut dyn PageSink) -> Result<(), ExportError> {
-        let dirty = self.reading();
-        let mut export = Export { overlay: self, parent, sink, buffer: vec![0; BUFFER] };
-        let mut position = 0;
-        for run in dirty_runs(&dirty) {
-            if parent.is_none() {
-                export.base(position..run.start)?;
-            }
-            export.cow(run.clone())?;
-            position = run.end;
-        }
-        if parent.is_none() {
-            export.base(position..self.size() / BLOCK_SIZE)?;
-        }
-        Ok(())
+        let stack = self.reading();
+        export(&*stack.base, &stack.layers(), self.size(), parent, sink)
     }
+}
+
+impl Frozen {
+    /// As [`Overlay::export`], and the disk can be written meanwhile.
+    ///
+    /// # Errors
+    /// When something cannot be read or stored. What `sink` got until then is incomplete.
+    pub fn export(&self, parent: Option<&dyn Pages>, sink: &mut dyn PageSink) -> Result<(), ExportError> {
+        let layers: Vec<&Layer> = self.layers.iter().map(|layer| &**layer).collect();
+        export(&*self.base, &layers, self.size, parent, sink)
+    }
+}
+
+/// Exports a disk that consists of a base and layers over it, the oldest first.
+fn export(
+    base: &dyn Pages,
+    layers: &[&Layer],
+    size: u64,
+    parent: Option<&dyn Pages>,
+    sink: &mut dyn PageSink,
+) -> Result<(), ExportError> {
+    let mut dirty = Bitmap::new(usize::try_from(size / BLOCK_SIZE).unwrap_or(usize::MAX));
+    layers.iter().for_each(|layer| dirty.add(&layer.dirty));
+    let mut export = Export { base, layers, parent, sink, buffer: vec![0; BUFFER] };
+    let mut position = 0;
+    for run in dirty_runs(&dirty) {
+        if parent.is_none() {
+            export.base(position..run.start)?;
+        }
+        position = run.end;
+        export.written(run)?;
+    }
+    if parent.is_none() {
+        export.base(position..size / BLOCK_SIZE)?;
+    }
+    Ok(())
 }
 
 /// The dirty blocks as ranges, ascending and not touching each other.
@@ -76,7 +101,8 @@ fn dirty_runs(dirty: &Bitmap) -> impl Iterator<Item = Range<u64>> {
 }
 
 struct Export<'a> {
-    overlay: &'a Overlay,
+    base: &'a dyn Pages,
+    layers: &'a [&'a Layer],
     parent: Option<&'a dyn Pages>,
     sink: &'a mut dyn PageSink,
     buffer: Vec<u8>,
@@ -85,7 +111,7 @@ struct Export<'a> {
 impl Export<'_> {
     /// Exports blocks that were never written.
     fn base(&mut self, blocks: Range<u64>) -> Result<(), ExportError> {
-        let base = &self.overlay.base;
+        let base = self.base;
         let end = blocks.end.min(base.pages());
         let mut first = blocks.start;
         while first < end {
@@ -102,12 +128,30 @@ impl Export<'_> {
         Ok(())
     }
 
-    /// Exports blocks of the private file. Its holes are zeros, and large ones are not read.
-    fn cow(&mut self, blocks: Range<u64>) -> Result<(), ExportError> {
+    /// Exports blocks that were written, each from the newest layer that has it.
+    fn written(&mut self, blocks: Range<u64>) -> Result<(), ExportError> {
+        let layers = self.layers;
+        let owner = |block| {
+            let has = |layer: &&&Layer| usize::try_from(block).is_ok_and(|block| layer.dirty.get(block));
+            layers.iter().rev().find(has)
+        };
+        let mut first = blocks.start;
+        while first < blocks.end {
+            let Some(layer) = owner(first) else { return Ok(()) };
+            let same = |block: &u64| owner(*block).is_some_and(|other| std::ptr::eq(*other, *layer));
+            let end = (first + 1..blocks.end).find(|block| !same(block)).unwrap_or(blocks.end);
+            self.cow(&layer.cow, first..end)?;
+            first = end;
+        }
+        Ok(())
+    }
+
+    /// Exports blocks of a private file. Its holes are zeros, and large ones are not read.
+    fn cow(&mut self, cow: &File, blocks: Range<u64>) -> Result<(), ExportError> {
         let bytes = blocks.start * BLOCK_SIZE..blocks.end * BLOCK_SIZE;
         let failed = |offset| move |source| ExportError::Cow { offset, source };
         let data = if blocks.end - blocks.start > BUFFER_BLOCKS {
-            data_ranges(&self.overlay.cow, bytes.clone()).map_err(failed(bytes.start))?
+            data_ranges(cow, bytes.clone()).map_err(failed(bytes.start))?
         } else {
             vec![bytes]
         };
@@ -120,7 +164,7 @@ impl Export<'_> {
             while first < end {
                 let (count, offset) = ((end - first).min(BUFFER_BLOCKS), first * BLOCK_SIZE);
                 let buffer = part(&mut self.buffer, count);
-                self.overlay.cow.read_exact_at(buffer, offset).map_err(failed(offset))?;
+                cow.read_exact_at(buffer, offset).map_err(failed(offset))?;
                 self.store(first, count)?;
                 first += count;
             }

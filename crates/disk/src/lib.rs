@@ -19,5 +19,5 @@ pub use bitmap::DirtyBlocks;
 pub use device::BlockDevice;
 pub use export::ExportError;
 pub use late::Late;
-pub use overlay::{BLOCK_SIZE, Overlay, OverlayError};
+pub use overlay::{BLOCK_SIZE, Frozen, Overlay, OverlayError};
 pub use raw::RawImage;

@@ -4,6 +4,10 @@
 //! bit per block, in memory, says which. The private file has every block at its own offset; a block that was zeroed or
 //! trimmed is a hole in it, so zeros cost no space.
 //!
+//! [`Overlay::freeze`] keeps the disk as it is at one moment while writing goes on: what was private so far becomes a
+//! layer that nobody writes any more, under a new private file. [`Overlay::rebase`] drops the layers when an image holds
+//! what they do.
+//!
 //! The bits live and die with the process, and so do the contents: without them the private file means nothing. Callers
 //! may unlink it as soon as it is open.
 
@@ -62,18 +66,76 @@ pub enum OverlayError {
 
 /// A copy-on-write disk; see the top of this module.
 pub struct Overlay {
-    pub(crate) base: Arc<dyn Pages>,
-    pub(crate) cow: File,
     size: u64,
-    /// Which blocks are in `cow`. Held for writing while blocks change hands, so a reader sees a block before or after a
-    /// copy and never in between.
-    dirty: RwLock<Bitmap>,
+    /// Held for writing while blocks change hands, so a reader sees a block before or after a copy and never in between.
+    stack: RwLock<Stack>,
+}
+
+/// What a disk is made of.
+pub(crate) struct Stack {
+    pub(crate) base: Arc<dyn Pages>,
+    /// Layers that nobody writes any more, the oldest first.
+    frozen: Vec<Arc<Layer>>,
+    top: Layer,
+}
+
+/// Blocks that lie over what is below.
+pub(crate) struct Layer {
+    pub(crate) cow: File,
+    /// Which blocks are in `cow`.
+    pub(crate) dirty: Bitmap,
+}
+
+/// A disk as it was at one moment; see [`Overlay::freeze`].
+pub struct Frozen {
+    pub(crate) base: Arc<dyn Pages>,
+    pub(crate) layers: Vec<Arc<Layer>>,
+    pub(crate) size: u64,
 }
 
 impl std::fmt::Debug for Overlay {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (base, size) = (self.base.pages(), self.size);
-        f.debug_struct("Overlay").field("base_pages", &base).field("size", &size).finish_non_exhaustive()
+        let (layers, size) = (self.reading().frozen.len() + 1, self.size);
+        f.debug_struct("Overlay").field("size", &size).field("layers", &layers).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Frozen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Frozen").field("layers", &self.layers.len()).finish_non_exhaustive()
+    }
+}
+
+impl Layer {
+    fn new(cow: File, size: u64) -> io::Result<Self> {
+        if cow.metadata()?.len() != 0 {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the file is not empty"));
+        }
+        cow.set_len(size)?;
+        let blocks = usize::try_from(size / BLOCK_SIZE).map_err(io::Error::other)?;
+        Ok(Self { cow, dirty: Bitmap::new(blocks) })
+    }
+}
+
+impl Stack {
+    /// All layers, the oldest first.
+    pub(crate) fn layers(&self) -> Vec<&Layer> {
+        self.frozen.iter().map(|layer| &**layer).chain([&self.top]).collect()
+    }
+
+    /// The layer that has a block; `None`: the base has it, or nobody.
+    fn owner(&self, block: usize) -> Option<&Layer> {
+        if self.top.dirty.get(block) {
+            return Some(&self.top);
+        }
+        self.frozen.iter().rev().find(|layer| layer.dirty.get(block)).map(|layer| &**layer)
+    }
+
+    /// Which blocks any layer has.
+    fn dirty(&self) -> Bitmap {
+        let mut dirty = self.top.dirty.clone();
+        self.frozen.iter().for_each(|layer| dirty.add(&layer.dirty));
+        dirty
     }
 }
 
@@ -111,37 +173,67 @@ impl Overlay {
     }
 
     fn assemble(base: Arc<dyn Pages>, cow: File, size: u64) -> io::Result<Self> {
-        if cow.metadata()?.len() != 0 {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the file is not empty"));
+        let top = Layer::new(cow, size)?;
+        Ok(Self { size, stack: RwLock::new(Stack { base, frozen: Vec::new(), top }) })
+    }
+
+    /// Keeps the disk as it is now. What is written from now on goes to `cow`, an empty file. Takes no longer than that,
+    /// however much was written before.
+    ///
+    /// # Errors
+    /// When the file cannot be used. Nothing is changed then.
+    pub fn freeze(&self, cow: File) -> io::Result<Frozen> {
+        let top = Layer::new(cow, self.size)?;
+        let mut stack = self.writing();
+        let before = std::mem::replace(&mut stack.top, top);
+        stack.frozen.push(Arc::new(before));
+        Ok(Frozen { base: Arc::clone(&stack.base), layers: stack.frozen.clone(), size: self.size })
+    }
+
+    /// Says that `image` has all that `frozen` has. Its layers are dropped, and exports are differences from `image` from
+    /// now on.
+    ///
+    /// # Errors
+    /// When `frozen` is not this disk's, or the disk was rebased since.
+    pub fn rebase(&self, frozen: &Frozen, image: Arc<dyn Pages>) -> io::Result<()> {
+        let mut stack = self.writing();
+        let count = frozen.layers.len();
+        let ours = Arc::ptr_eq(&stack.base, &frozen.base)
+            && stack.frozen.len() >= count
+            && stack.frozen.iter().zip(&frozen.layers).all(|(a, b)| Arc::ptr_eq(a, b));
+        if !ours || image.pages().saturating_mul(PAGE_BYTES) > self.size {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "that is not what this disk was"));
         }
-        cow.set_len(size)?;
-        let blocks = usize::try_from(size / BLOCK_SIZE).map_err(io::Error::other)?;
-        Ok(Self { base, cow, size, dirty: RwLock::new(Bitmap::new(blocks)) })
+        stack.frozen.drain(..count);
+        stack.base = image;
+        Ok(())
     }
 
     /// The blocks that were written, zeroed or trimmed so far. Read what they hold with [`BlockDevice::read_at`]; their
     /// offset is their number times [`BLOCK_SIZE`].
     #[must_use]
     pub fn dirty_blocks(&self) -> DirtyBlocks {
-        self.reading().clone().into()
+        self.reading().dirty().into()
     }
 
     /// How many blocks [`Overlay::dirty_blocks`] would list.
     #[must_use]
     pub fn dirty_count(&self) -> u64 {
-        self.reading().count()
+        self.reading().dirty().count()
     }
 
     // Nothing panics while it holds the lock, and a bit is only set after its block is complete: even then the bits
     // would be right. So a poisoned lock is as good as any.
-    pub(crate) fn reading(&self) -> RwLockReadGuard<'_, Bitmap> {
-        self.dirty.read().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn reading(&self) -> RwLockReadGuard<'_, Stack> {
+        self.stack.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn writing(&self) -> RwLockWriteGuard<'_, Bitmap> {
-        self.dirty.write().unwrap_or_else(PoisonError::into_inner)
+    fn writing(&self) -> RwLockWriteGuard<'_, Stack> {
+        self.stack.write().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
+impl Stack {
     /// Fills `buffer` from `offset` of the base, which has whole blocks, and zeros after its end.
     fn read_base(&self, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
         while !buffer.is_empty() {
@@ -177,29 +269,28 @@ impl Overlay {
     }
 
     /// Changes part of one block: `change` gets its contents and alters them in place.
-    fn modify(&self, dirty: &mut Bitmap, block: usize, change: impl FnOnce(&mut [u8])) -> io::Result<()> {
+    fn modify(&mut self, block: usize, change: impl FnOnce(&mut [u8])) -> io::Result<()> {
         let mut contents = [0; BLOCK];
         let offset = block as u64 * BLOCK_SIZE;
-        if dirty.get(block) {
-            self.cow.read_exact_at(&mut contents, offset)?;
-        } else {
-            self.read_base(&mut contents, offset)?;
+        match self.owner(block) {
+            Some(layer) => layer.cow.read_exact_at(&mut contents, offset)?,
+            None => self.read_base(&mut contents, offset)?,
         }
         change(&mut contents);
-        self.cow.write_all_at(&contents, offset)?;
-        dirty.set(block);
+        self.top.cow.write_all_at(&contents, offset)?;
+        self.top.dirty.set(block);
         Ok(())
     }
 
     /// Makes whole blocks read as zeros.
-    fn zero_blocks(&self, dirty: &mut Bitmap, blocks: Range<usize>) -> io::Result<()> {
+    fn zero_blocks(&mut self, blocks: Range<usize>) -> io::Result<()> {
         if blocks.is_empty() {
             return Ok(());
         }
         let (offset, length) = (blocks.start as u64 * BLOCK_SIZE, blocks.len() as u64 * BLOCK_SIZE);
-        fallocate(&self.cow, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, length)?;
+        fallocate(&self.top.cow, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, length)?;
         for block in blocks {
-            dirty.set(block);
+            self.top.dirty.set(block);
         }
         Ok(())
     }
@@ -256,22 +347,25 @@ impl BlockDevice for Overlay {
 
     fn read_at(&self, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
         check_range(self.size, offset, buffer.len() as u64)?;
-        let dirty = self.reading();
+        let stack = self.reading();
         while !buffer.is_empty() {
             // The longest run with one owner.
             let (first, Range { start, .. }) = inside(&(offset..offset + 1))?;
-            let owned = dirty.get(first);
+            let owner = stack.owner(first);
+            let same = |block| match (stack.owner(block), owner) {
+                (Some(one), Some(other)) => std::ptr::eq(one, other),
+                (one, other) => one.is_none() && other.is_none(),
+            };
             let mut length = (BLOCK - start).min(buffer.len());
             let mut block = first + 1;
-            while length < buffer.len() && dirty.get(block) == owned {
+            while length < buffer.len() && same(block) {
                 length = (length + BLOCK).min(buffer.len());
                 block += 1;
             }
             let (part, rest) = buffer.split_at_mut(length);
-            if owned {
-                self.cow.read_exact_at(part, offset)?;
-            } else {
-                self.read_base(part, offset)?;
+            match owner {
+                Some(layer) => layer.cow.read_exact_at(part, offset)?,
+                None => stack.read_base(part, offset)?,
             }
             buffer = rest;
             offset += length as u64;
@@ -282,25 +376,25 @@ impl BlockDevice for Overlay {
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
         check_range(self.size, offset, data.len() as u64)?;
         let Split { head, blocks, tail } = split(offset, data.len() as u64)?;
-        let mut dirty = self.writing();
+        let mut stack = self.writing();
         let mut rest = data;
         if !head.is_empty() {
             let (block, at) = inside(&head)?;
             let (part, after) = rest.split_at(at.len());
             rest = after;
-            self.modify(&mut dirty, block, |contents| contents[at].copy_from_slice(part))?;
+            stack.modify(block, |contents| contents[at].copy_from_slice(part))?;
         }
         if !blocks.is_empty() {
             let (part, after) = rest.split_at(blocks.len() * BLOCK);
             rest = after;
-            self.cow.write_all_at(part, blocks.start as u64 * BLOCK_SIZE)?;
+            stack.top.cow.write_all_at(part, blocks.start as u64 * BLOCK_SIZE)?;
             for block in blocks {
-                dirty.set(block);
+                stack.top.dirty.set(block);
             }
         }
         if !tail.is_empty() {
             let (block, at) = inside(&tail)?;
-            self.modify(&mut dirty, block, |contents| contents[at].copy_from_slice(rest))?;
+            stack.modify(block, |contents| contents[at].copy_from_slice(rest))?;
         }
         Ok(())
     }
@@ -308,24 +402,26 @@ impl BlockDevice for Overlay {
     fn write_zeroes(&self, offset: u64, length: u64) -> io::Result<()> {
         check_range(self.size, offset, length)?;
         let Split { head, blocks, tail } = split(offset, length)?;
-        let mut dirty = self.writing();
+        let mut stack = self.writing();
         for part in [head, tail] {
             if !part.is_empty() {
                 let (block, at) = inside(&part)?;
-                self.modify(&mut dirty, block, |contents| contents[at].fill(0))?;
+                stack.modify(block, |contents| contents[at].fill(0))?;
             }
         }
-        self.zero_blocks(&mut dirty, blocks)
+        stack.zero_blocks(blocks)
     }
 
     /// Whole blocks read as zeros afterwards, so that no old contents get into a snapshot; parts of blocks stay.
     fn trim(&self, offset: u64, length: u64) -> io::Result<()> {
         check_range(self.size, offset, length)?;
         let Split { blocks, .. } = split(offset, length)?;
-        self.zero_blocks(&mut self.writing(), blocks)
+        self.writing().zero_blocks(blocks)
     }
 
+    /// Nothing to do: the private file is of no use without its process, so no power cut can show that it was not
+    /// written. An export is made durable by whoever stores it.
     fn flush(&self) -> io::Result<()> {
-        self.cow.sync_data()
+        Ok(())
     }
 }

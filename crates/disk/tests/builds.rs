@@ -1,6 +1,8 @@
 //! Disks that start from builds and become builds.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
+mod support;
+
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -8,6 +10,8 @@ use artifacts::{Image, LocalStore, Store};
 use build::{Manifest, ObjectKind, Pages, VmmIdentity, data_object_bytes};
 use disk::{BLOCK_SIZE, BlockDevice, Overlay, RawImage};
 use model::{BuildId, MiB, Shape, VcpuCount};
+
+use support::{contents, overlay};
 
 const SIZE: u64 = 8 << 20;
 
@@ -40,16 +44,6 @@ fn publish(store: &LocalStore, id: &BuildId, disk: &Overlay, parent: Option<Arc<
     manifest
 }
 
-fn overlay(base: Arc<dyn Pages>) -> Overlay {
-    Overlay::from_file(base, tempfile::tempfile().unwrap(), SIZE).unwrap()
-}
-
-fn contents(disk: &Overlay) -> Vec<u8> {
-    let mut bytes = vec![0xee; usize::try_from(disk.size()).unwrap()];
-    disk.read_at(&mut bytes, 0).unwrap();
-    bytes
-}
-
 #[test]
 fn a_disk_goes_from_file_to_build_to_build() {
     let directory = tempfile::tempdir().unwrap();
@@ -59,7 +53,7 @@ fn a_disk_goes_from_file_to_build_to_build() {
     let file = tempfile::tempfile().unwrap();
     file.write_all_at(&[3; 10 * 4096], 4096).unwrap();
     file.write_all_at(&[4; 5000], 1 << 20).unwrap();
-    let first = overlay(Arc::new(RawImage::from_file(file).unwrap()));
+    let first = overlay(Arc::new(RawImage::from_file(file).unwrap()), SIZE);
     first.write_at(b"made once", 6 << 20).unwrap();
     let base: BuildId = "base".parse().unwrap();
     let manifest = publish(&store, &base, &first, None);
@@ -67,7 +61,7 @@ fn a_disk_goes_from_file_to_build_to_build() {
 
     let image = Arc::new(Image::open(&store, &base, ObjectKind::Disk).unwrap());
     assert_eq!(image.pages(), SIZE / BLOCK_SIZE);
-    let second = overlay(image.clone());
+    let second = overlay(image.clone(), SIZE);
     assert!(contents(&second) == contents(&first));
     second.write_at(&[9; 10_000], 4096 + 100).unwrap();
     second.write_at(b"at the end", SIZE - 10).unwrap();
@@ -78,7 +72,7 @@ fn a_disk_goes_from_file_to_build_to_build() {
     let manifest = publish(&store, &paused, &second, Some(image));
     assert_eq!(manifest.disk.bytes, data_object_bytes(3 + 1), "only what was written");
 
-    let third = overlay(Arc::new(Image::open(&store, &paused, ObjectKind::Disk).unwrap()));
+    let third = overlay(Arc::new(Image::open(&store, &paused, ObjectKind::Disk).unwrap()), SIZE);
     assert!(contents(&third) == contents(&second));
     let mut part = [0; 7];
     third.read_at(&mut part, SIZE - 7).unwrap();

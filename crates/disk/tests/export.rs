@@ -1,6 +1,8 @@
 //! What an export gives, laid over what it is laid over, is the disk.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
+mod support;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -9,6 +11,8 @@ use std::sync::Arc;
 use build::{PageSink, Pages, ReadError, Run, is_zero};
 use disk::{BLOCK_SIZE, BlockDevice, ExportError, Overlay, RawImage};
 use proptest::prelude::*;
+
+use support::{contents, overlay};
 
 const BLOCK: usize = 4096;
 
@@ -62,12 +66,6 @@ fn over(parent: Vec<u8>, kept: &Kept) -> Vec<u8> {
     image
 }
 
-fn contents(disk: &Overlay) -> Vec<u8> {
-    let mut bytes = vec![0; usize::try_from(disk.size()).unwrap()];
-    disk.read_at(&mut bytes, 0).unwrap();
-    bytes
-}
-
 /// Data in the pages 0 to 4, a hole, data in the pages 20 to 25 and a bit.
 fn base() -> Arc<RawImage> {
     let file = tempfile::tempfile().unwrap();
@@ -78,7 +76,7 @@ fn base() -> Arc<RawImage> {
 
 fn disk(blocks: u64) -> (Arc<RawImage>, Overlay) {
     let base = base();
-    let disk = Overlay::from_file(base.clone(), tempfile::tempfile().unwrap(), blocks * BLOCK_SIZE).unwrap();
+    let disk = overlay(base.clone(), blocks * BLOCK_SIZE);
     (base, disk)
 }
 
@@ -165,7 +163,7 @@ fn failures_say_where() {
             })
         }
     }
-    let disk = Overlay::from_file(Arc::new(Lost), tempfile::tempfile().unwrap(), 4 * BLOCK_SIZE).unwrap();
+    let disk = overlay(Arc::new(Lost), 4 * BLOCK_SIZE);
     disk.write_at(&[1; BLOCK], 0).unwrap();
     let error = disk.export(None, &mut Kept::default()).unwrap_err().to_string();
     assert!(error.contains("disk.data of build lost: the page at byte 4096 is damaged"), "{error}");

@@ -1,6 +1,8 @@
 //! The overlay against a plain vector of bytes, and what it promises about its files.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
+mod support;
+
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
@@ -9,6 +11,8 @@ use std::sync::Arc;
 use build::Pages;
 use disk::{BLOCK_SIZE, BlockDevice, Overlay, OverlayError, RawImage};
 use proptest::prelude::*;
+
+use support::{contents, overlay};
 
 const SIZE: u64 = 40 * BLOCK_SIZE;
 
@@ -123,13 +127,11 @@ proptest! {
     fn behaves_like_a_vector(operations in prop::collection::vec(operation(), 1..60)) {
         let (base, original) = base();
         let mut model = original.clone();
-        let disk = Overlay::from_file(image(base.try_clone().unwrap()), tempfile::tempfile().unwrap(), SIZE).unwrap();
+        let disk = overlay(image(base.try_clone().unwrap()), SIZE);
         for operation in &operations {
             apply(&disk, &mut model, operation);
         }
-        let mut whole = vec![0; model.len()];
-        disk.read_at(&mut whole, 0).unwrap();
-        prop_assert!(whole == model);
+        prop_assert!(contents(&disk) == model);
 
         // The base with the dirty blocks laid over it is the disk: what a snapshot relies on.
         let mut rebuilt = original.clone();
@@ -206,7 +208,7 @@ fn impossible_disks_are_refused_and_leave_nothing() {
 
 #[test]
 fn ranges_that_overflow_are_errors() {
-    let disk = Overlay::from_file(image(base().0), tempfile::tempfile().unwrap(), SIZE).unwrap();
+    let disk = overlay(image(base().0), SIZE);
     assert!(disk.read_at(&mut [0; 2], u64::MAX).is_err());
     assert!(disk.write_at(&[0; 2], u64::MAX - 1).is_err());
     assert!(disk.write_zeroes(1, u64::MAX).is_err());
@@ -216,7 +218,7 @@ fn ranges_that_overflow_are_errors() {
 
 #[test]
 fn readers_see_whole_blocks_while_a_writer_works() {
-    let disk = Overlay::from_file(image(base().0), tempfile::tempfile().unwrap(), SIZE).unwrap();
+    let disk = overlay(image(base().0), SIZE);
     disk.write_at(&[1; 4096], 4096).unwrap();
     std::thread::scope(|scope| {
         let writer = scope.spawn(|| {

@@ -2,15 +2,20 @@
 
 use std::io;
 use std::ops::Range;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
 
-use build::{PAGE_BYTES, PageSink, Pages, ReadError, Run};
+use build::{PAGE_BYTES, PageSink, Pages, ReadError, Run, checksum, is_zero};
 
 use crate::ranges::normalize;
 use crate::reader::MemoryReader;
 use crate::to_usize;
 
-/// How many pages are looked at together: 1 MiB, and as much again of the parent.
+/// How many pages are looked at together: 1 MiB.
 const PAGES: u64 = 256;
+
+/// One that is being judged, one that is being stored, and one between them.
+const PARTS: usize = 3;
 
 const PAGE: usize = 4096;
 
@@ -66,6 +71,9 @@ enum Verdict {
 ///
 /// The result is right only if every other page of the memory is as in the parent, or was never touched.
 ///
+/// Pages are read and judged in a thread of their own while the ones before are stored. It holds 1 MiB for each of the
+/// two and one between them, and another for the parent.
+///
 /// # Errors
 /// When a page cannot be read or stored. What was stored before that is not complete.
 pub fn export(
@@ -74,114 +82,198 @@ pub fn export(
     parent: Option<&dyn Pages>,
     sink: &mut dyn PageSink,
 ) -> Result<Exported, ExportError> {
-    let mut exporter = Exporter {
-        parent,
-        sink,
-        memory: vec![0; PAGE * to_usize(PAGES)],
-        before: parent.map_or_else(Vec::new, |_| vec![0; PAGE * to_usize(PAGES)]),
-        verdicts: Vec::with_capacity(to_usize(PAGES)),
-        exported: Exported::default(),
-    };
-    for range in normalize(candidates.to_vec()) {
-        let mut page = range.start;
-        while page < range.end {
-            let pages = (range.end - page).min(PAGES);
-            exporter.part(reader, page, pages)?;
-            page += pages;
-        }
+    let (send, judged) = sync_channel(1);
+    let (give_back, used) = sync_channel(PARTS);
+    for _ in 0..PARTS {
+        // There is room for all of them.
+        let _ = give_back.send(Part::default());
     }
-    Ok(exporter.exported)
+    let ranges = normalize(candidates.to_vec());
+    thread::scope(move |scope| {
+        // The ends of the channels that are here go when this is over: then the thread gets no parts, and gives none.
+        let spawned = thread::Builder::new().name("export".into()).spawn_scoped(scope, move || {
+            Judge { reader, parent, before: Vec::new() }.run(ranges, &used, &send)
+        });
+        spawned.map_err(|source| ExportError::Memory { page: 0, source })?;
+        let mut exported = Exported::default();
+        for part in judged {
+            let part = part?;
+            part.store(sink, &mut exported)?;
+            // Nobody needs it when this was the last one.
+            let _ = give_back.send(part);
+        }
+        Ok(exported)
+    })
 }
 
-struct Exporter<'a> {
-    parent: Option<&'a dyn Pages>,
-    sink: &'a mut dyn PageSink,
-    /// Pages of the guest.
+/// Pages that are looked at together.
+#[derive(Default)]
+struct Part {
+    /// Where they are in the image.
+    ranges: Vec<Range<u64>>,
+    /// The pages of all ranges, one after the other.
     memory: Vec<u8>,
-    /// The same pages of the parent.
-    before: Vec<u8>,
     /// What to do with each.
     verdicts: Vec<Verdict>,
-    exported: Exported,
 }
 
-impl Exporter<'_> {
-    fn part(&mut self, reader: &dyn MemoryReader, first: u64, pages: u64) -> Result<(), ExportError> {
-        let memory = &mut self.memory[..bytes(pages)];
-        reader.read(first, memory).map_err(|source| ExportError::Memory { page: first, source })?;
+impl Part {
+    fn clear(&mut self) {
+        self.ranges.clear();
+        self.memory.clear();
         self.verdicts.clear();
-        while (self.verdicts.len() as u64) < pages {
-            let done = self.verdicts.len() as u64;
-            match self.parent.map_or(Run::Zero(pages), |parent| parent.run(first + done)) {
-                Run::Zero(run) => self.judge_beside_zeros(done, run.clamp(1, pages - done)),
-                Run::Data(run) => self.judge_beside_data(first, done, run.clamp(1, pages - done))?,
-            }
-        }
-        self.store(first)
     }
 
-    /// Judges `run` pages after the first `done`, where the parent has zeros.
-    fn judge_beside_zeros(&mut self, done: u64, run: u64) {
-        let pages = self.memory[bytes(done)..bytes(done + run)].chunks_exact(PAGE);
-        self.verdicts
-            .extend(pages.map(|page| if is_zero(page) { Verdict::Unchanged } else { Verdict::Data }));
-    }
-
-    /// Judges `run` pages after the first `done`, where the parent has data, which is not zero.
-    fn judge_beside_data(&mut self, first: u64, done: u64, run: u64) -> Result<(), ExportError> {
-        let memory = &self.memory[bytes(done)..bytes(done + run)];
-        // A parent's page beside a zero one need not be read.
-        let zeros: Vec<bool> = memory.chunks_exact(PAGE).map(is_zero).collect();
-        let mut at = 0;
-        for alike in zeros.chunk_by(|a, b| a == b) {
-            let (from, to) = (at * PAGE, (at + alike.len()) * PAGE);
-            if alike[0] {
-                self.verdicts.extend(alike.iter().map(|_| Verdict::Zero));
-            } else if let Some(parent) = self.parent {
-                let page = first + done + at as u64;
-                let before = &mut self.before[from..to];
-                parent.read(page, before).map_err(|source| ExportError::Parent { page, source })?;
-                let pairs = memory[from..to].chunks_exact(PAGE).zip(before.chunks_exact(PAGE));
-                self.verdicts
-                    .extend(pairs.map(|(a, b)| if a == b { Verdict::Unchanged } else { Verdict::Data }));
-            }
-            at += alike.len();
-        }
-        Ok(())
+    /// How many pages still fit.
+    fn room(&self) -> u64 {
+        PAGES - (self.memory.len() / PAGE) as u64
     }
 
     /// Stores what has to be, runs together.
-    fn store(&mut self, first: u64) -> Result<(), ExportError> {
+    fn store(&self, sink: &mut dyn PageSink, exported: &mut Exported) -> Result<(), ExportError> {
         let mut at = 0;
-        for alike in self.verdicts.chunk_by(|a, b| a == b) {
-            let page = first + at as u64;
-            let pages = alike.len() as u64;
-            let stored = match alike[0] {
-                Verdict::Data => {
-                    self.exported.data += pages;
-                    self.sink.data(page, &self.memory[at * PAGE..(at + alike.len()) * PAGE])
-                }
-                Verdict::Zero => {
-                    self.exported.zero += pages;
-                    self.sink.zero(page, pages)
-                }
-                Verdict::Unchanged => {
-                    self.exported.unchanged += pages;
-                    Ok(())
-                }
-            };
-            stored.map_err(|source| ExportError::Sink { page, source })?;
-            at += alike.len();
+        for range in &self.ranges {
+            let verdicts = &self.verdicts[at..at + to_usize(range.end - range.start)];
+            let mut page = range.start;
+            for alike in verdicts.chunk_by(|a, b| a == b) {
+                let pages = alike.len() as u64;
+                let stored = match alike[0] {
+                    Verdict::Data => {
+                        exported.data += pages;
+                        sink.data(page, &self.memory[at * PAGE..(at + alike.len()) * PAGE])
+                    }
+                    Verdict::Zero => {
+                        exported.zero += pages;
+                        sink.zero(page, pages)
+                    }
+                    Verdict::Unchanged => {
+                        exported.unchanged += pages;
+                        Ok(())
+                    }
+                };
+                stored.map_err(|source| ExportError::Sink { page, source })?;
+                at += alike.len();
+                page += pages;
+            }
         }
         Ok(())
     }
+}
+
+/// Reads pages and finds out which have to be stored.
+struct Judge<'a> {
+    reader: &'a dyn MemoryReader,
+    parent: Option<&'a dyn Pages>,
+    /// Pages of the parent.
+    before: Vec<u8>,
+}
+
+impl Judge<'_> {
+    /// Judges `ranges` part by part, until something fails or nobody wants to know.
+    fn run(
+        mut self,
+        ranges: Vec<Range<u64>>,
+        used: &Receiver<Part>,
+        judged: &SyncSender<Result<Part, ExportError>>,
+    ) {
+        let mut ranges = ranges.into_iter();
+        let mut rest = 0..0;
+        while let Ok(mut part) = used.recv() {
+            part.clear();
+            while part.room() > 0 {
+                if rest.is_empty() {
+                    match ranges.next() {
+                        Some(range) => rest = range,
+                        None => break,
+                    }
+                }
+                let range = rest.start..rest.end.min(rest.start + part.room());
+                rest.start = range.end;
+                if let Err(error) = self.add(&mut part, range) {
+                    // Whoever does not listen any more failed as well.
+                    let _ = judged.send(Err(error));
+                    return;
+                }
+            }
+            if part.ranges.is_empty() || judged.send(Ok(part)).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn add(&mut self, part: &mut Part, range: Range<u64>) -> Result<(), ExportError> {
+        let start = part.memory.len();
+        part.memory.resize(start + bytes(range.end - range.start), 0);
+        let memory = &mut part.memory[start..];
+        self.reader
+            .read(range.start, memory)
+            .map_err(|source| ExportError::Memory { page: range.start, source })?;
+        let mut page = range.start;
+        while page < range.end {
+            let left = range.end - page;
+            let run = self.parent.map_or(Run::Zero(left), |parent| parent.run(page));
+            let (Run::Zero(pages) | Run::Data(pages)) = run;
+            let pages = pages.clamp(1, left);
+            let from = bytes(page - range.start);
+            let memory = &memory[from..from + bytes(pages)];
+            match (run, self.parent) {
+                (Run::Data(_), Some(parent)) => {
+                    self.beside_data(parent, page, memory, &mut part.verdicts)?;
+                }
+                _ => part.verdicts.extend(memory.chunks_exact(PAGE).map(beside_zero)),
+            }
+            page += pages;
+        }
+        part.ranges.push(range);
+        Ok(())
+    }
+
+    /// Judges pages where the parent has data, which is not zero.
+    fn beside_data(
+        &mut self,
+        parent: &dyn Pages,
+        first: u64,
+        memory: &[u8],
+        verdicts: &mut Vec<Verdict>,
+    ) -> Result<(), ExportError> {
+        let start = verdicts.len();
+        verdicts.extend((first..).zip(memory.chunks_exact(PAGE)).map(|(page, bytes)| {
+            if is_zero(bytes) {
+                Verdict::Zero
+            } else if parent.sum(page).is_some_and(|sum| sum != checksum(bytes)) {
+                // Most of what was written changed: then the parent need not be read.
+                Verdict::Data
+            } else {
+                Verdict::Unchanged
+            }
+        }));
+        // That was the checksums' word, or none; their bytes decide.
+        let mut at = 0;
+        for run in verdicts[start..].chunk_by_mut(|a, b| a == b) {
+            let from = at * PAGE;
+            at += run.len();
+            if run[0] != Verdict::Unchanged {
+                continue;
+            }
+            let page = first + (from / PAGE) as u64;
+            self.before.resize(run.len() * PAGE, 0);
+            parent.read(page, &mut self.before).map_err(|source| ExportError::Parent { page, source })?;
+            let pairs = memory[from..].chunks_exact(PAGE).zip(self.before.chunks_exact(PAGE));
+            for (verdict, (now, before)) in run.iter_mut().zip(pairs) {
+                if now != before {
+                    *verdict = Verdict::Data;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Judges a page where the parent has zeros.
+fn beside_zero(page: &[u8]) -> Verdict {
+    if is_zero(page) { Verdict::Unchanged } else { Verdict::Data }
 }
 
 fn bytes(pages: u64) -> usize {
     to_usize(pages * PAGE_BYTES)
-}
-
-fn is_zero(page: &[u8]) -> bool {
-    static ZEROS: [u8; PAGE] = [0; PAGE];
-    page == ZEROS
 }

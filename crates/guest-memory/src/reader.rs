@@ -11,7 +11,7 @@ use crate::region::Region;
 use crate::to_usize;
 
 /// Where a guest's memory can be read.
-pub trait MemoryReader {
+pub trait MemoryReader: Sync {
     /// The size of the memory in pages.
     fn pages(&self) -> u64;
 

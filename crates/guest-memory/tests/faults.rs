@@ -5,7 +5,7 @@
 mod common;
 
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use common::model::{Image, PAGE, content, is_zero, pattern};
@@ -21,12 +21,7 @@ fn peer() {
 }
 
 fn start(kind: Kind, image: &Arc<Image>) -> (Monitor, PageServer, Receiver<PageServerError>) {
-    let (monitor, handshake) = Monitor::start(kind, PAGES);
-    let (failed, failure) = mpsc::channel();
-    let on_failure = Box::new(move |error| failed.send(error).unwrap());
-    let server =
-        PageServer::start(handshake, Arc::clone(image) as _, Options { on_failure, record: true }).unwrap();
-    (monitor, server, failure)
+    Monitor::served(kind, image, true)
 }
 
 fn no_failure(failure: &Receiver<PageServerError>) {

@@ -5,11 +5,11 @@
 mod common;
 
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc::Receiver;
 
 use common::model::{Image, PAGE, content, is_zero};
 use common::monitor::{Kind, LONG, Monitor};
-use guest_memory::{Options, PageServer, PageServerError};
+use guest_memory::{PageServer, PageServerError};
 
 const PAGES: u64 = 2048;
 
@@ -20,12 +20,7 @@ fn peer() {
 }
 
 fn start(kind: Kind) -> (Monitor, PageServer, Receiver<PageServerError>) {
-    let (monitor, handshake) = Monitor::start(kind, PAGES);
-    let (failed, failure) = mpsc::channel();
-    let on_failure = Box::new(move |error| failed.send(error).unwrap());
-    let image = Arc::new(Image::new(PAGES));
-    let server = PageServer::start(handshake, image, Options { on_failure, record: false }).unwrap();
-    (monitor, server, failure)
+    Monitor::served(kind, &Arc::new(Image::new(PAGES)), false)
 }
 
 #[test]

@@ -9,12 +9,13 @@
 //! sandbox meanwhile, costs no more than setting the processors going again. After it, the record is the sandbox.
 
 use std::cell::Cell;
+use std::fmt::{self, Write as _};
 use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use artifacts::{LocalStore, Store};
 use control::{Goal, Launch, Status};
@@ -104,12 +105,16 @@ impl Pause {
     /// Pauses the machine unless `cancel` comes before the commit. In every other outcome than success it runs on, or is
     /// lost.
     pub(crate) async fn run(self, cancel: CancellationToken) -> PauseOutcome {
-        let outcome = match self.rest().await {
-            Ok(()) => self.stopped(&cancel).await,
+        let mut steps = Steps::default();
+        let outcome = match self.rest(&mut steps).await {
+            Ok(()) => self.stopped(&cancel, &mut steps).await,
             Err(error) => Err(Stop::Failed(error)),
         };
         let stop = match outcome {
-            Ok(build) => return PauseOutcome::Committed(build),
+            Ok(build) => {
+                tracing::info!(%build, "paused: {steps}");
+                return PauseOutcome::Committed(build);
+            }
             Err(stop) => stop,
         };
         // Also when it was never stopped: then it changes nothing.
@@ -128,12 +133,14 @@ impl Pause {
     }
 
     /// Has the guest come to rest and write out what it holds back. Nothing is stopped yet.
-    async fn rest(&self) -> Result<(), String> {
+    async fn rest(&self, steps: &mut Steps) -> Result<(), String> {
         let rest = async {
             if let Err(error) = self.guest.prepare().await {
                 tracing::warn!(error, "the guest daemon did not come to rest; it is stopped as it is");
             }
+            steps.end("rest");
             let synced = self.guest.sync(sync_timeout(&self.launch)).await;
+            steps.end("sync");
             synced.map_err(|error| format!("the guest did not sync its file systems: {error}"))
         };
         self.unless_gone(rest).await
@@ -159,13 +166,15 @@ impl Pause {
     }
 
     /// Stops the machine and writes it.
-    async fn stopped(&self, cancel: &CancellationToken) -> Result<BuildId, Stop> {
+    async fn stopped(&self, cancel: &CancellationToken, steps: &mut Steps) -> Result<BuildId, Stop> {
         if cancel.is_cancelled() {
             return Err(Stop::Cancelled);
         }
         let fail = |what: &'static str| move |error: vmm::VmmError| Stop::Failed(format!("{what}: {error}"));
         self.vm.pause().await.map_err(fail("stopping the machine"))?;
+        steps.end("stop");
         let device_state = self.vm.save_state().await.map_err(fail("saving the state of the devices"))?;
+        steps.end("state");
         let build = match &self.launch.goal {
             Goal::Run => BuildId::random(),
             Goal::Snapshot(build) => build.clone(),
@@ -189,7 +198,10 @@ impl Pause {
             }
         };
         let written = written.map_err(|error| stop(cancel, &error))?;
-        self.commit(build, written, cancel).await
+        steps.end("write");
+        let committed = self.commit(build, written, cancel).await;
+        steps.end("commit");
+        committed
     }
 
     /// The point of no return: the build is published, then the record written.
@@ -231,6 +243,33 @@ impl Pause {
             .and_then(|committed| committed)
             .map_err(failed("committing the pause"))?;
         Ok(build)
+    }
+}
+
+/// How long each step of a pause took, for the log.
+struct Steps {
+    text: String,
+    begun: Instant,
+}
+
+impl Default for Steps {
+    fn default() -> Self {
+        Self { text: String::new(), begun: Instant::now() }
+    }
+}
+
+impl Steps {
+    fn end(&mut self, name: &str) {
+        let now = Instant::now();
+        let millis = (now - std::mem::replace(&mut self.begun, now)).as_secs_f64() * 1e3;
+        // Writing to a string does not fail.
+        let _ = write!(self.text, "{name}={millis:.1} ");
+    }
+}
+
+impl fmt::Display for Steps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text.trim_end())
     }
 }
 

@@ -13,3 +13,4 @@ pub mod spawn;
 pub mod tap;
 pub mod text;
 pub mod tsc;
+pub mod writeback;

@@ -6,13 +6,15 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
-use build::PAGE_BYTES;
-use guest_memory::GuestMemory;
+use build::{PAGE_BYTES, Pages};
 use guest_memory::handshake::{self, Handshake};
+use guest_memory::{GuestMemory, Options, PageServer, PageServerError};
 
-use super::model::PAGE;
+use super::model::{Image, PAGE};
 use super::preload;
 
 /// Nothing here takes this long.
@@ -58,6 +60,20 @@ impl Monitor {
         assert_eq!(handshake.pid, monitor.child.id());
         assert_eq!(handshake.memfd.is_some(), kind == Kind::Preload);
         (monitor, handshake)
+    }
+
+    /// A process whose memory is served from `image`, and where the server says why it failed.
+    pub(crate) fn served(
+        kind: Kind,
+        image: &Arc<Image>,
+        record: bool,
+    ) -> (Self, PageServer, Receiver<PageServerError>) {
+        let (monitor, handshake) = Self::start(kind, image.pages());
+        let (failed, failure) = mpsc::channel();
+        let on_failure = Box::new(move |error| failed.send(error).unwrap());
+        let options = Options { on_failure, record };
+        let server = PageServer::start(handshake, Arc::clone(image) as _, options).unwrap();
+        (monitor, server, failure)
     }
 
     /// A process that maps `memory`, of `size` bytes, and hands it over through `socket`.
