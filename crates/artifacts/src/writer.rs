@@ -117,9 +117,14 @@ impl ImageWriter {
 
 impl PageSink for ImageWriter {
     fn data(&mut self, first: u64, bytes: &[u8]) -> io::Result<()> {
-        let (pages, rest) = (bytes.len() / PAGE, bytes.len() % PAGE);
-        let range = self.advance(first, if rest == 0 { pages as u64 } else { 0 })?;
-        let result = self.data.push(bytes);
+        let sums: Vec<u32> = bytes.chunks(PAGE).map(checksum).collect();
+        self.summed(first, bytes, &sums)
+    }
+
+    fn summed(&mut self, first: u64, bytes: &[u8], sums: &[u32]) -> io::Result<()> {
+        let whole = sums.len() * PAGE == bytes.len();
+        let range = self.advance(first, if whole { sums.len() as u64 } else { 0 })?;
+        let result = self.data.push(bytes, sums);
         self.broken = result.is_err();
         append(&mut self.diff.data, range);
         result
@@ -157,9 +162,9 @@ struct DataWriter {
 }
 
 impl DataWriter {
-    /// Appends pages.
-    fn push(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.sums.extend(bytes.chunks(PAGE).flat_map(|page| checksum(page).to_le_bytes()));
+    /// Appends pages with their checksums.
+    fn push(&mut self, bytes: &[u8], sums: &[u32]) -> io::Result<()> {
+        self.sums.extend(sums.iter().flat_map(|sum| sum.to_le_bytes()));
         if self.buffer.len() + bytes.len() > BUFFER {
             self.flush()?;
         }
@@ -180,7 +185,8 @@ impl DataWriter {
             let bytes = usize::try_from(count * PAGE_BYTES).map_err(io::Error::other)?;
             let part = &mut buffer[..bytes];
             image.read(first, part).map_err(io::Error::other)?;
-            self.push(part)?;
+            let sums: Vec<u32> = part.chunks(PAGE).map(checksum).collect();
+            self.push(part, &sums)?;
             first += count;
         }
         Ok(())

@@ -83,6 +83,15 @@ pub trait PageSink {
     /// When they cannot be stored.
     fn data(&mut self, first: u64, bytes: &[u8]) -> io::Result<()>;
 
+    /// As [`PageSink::data`], from a caller who knows the checksum of each page.
+    ///
+    /// # Errors
+    /// When they cannot be stored.
+    fn summed(&mut self, first: u64, bytes: &[u8], sums: &[u32]) -> io::Result<()> {
+        let _ = sums;
+        self.data(first, bytes)
+    }
+
     /// Takes note that `pages` pages from `first` on are zero, whatever the parent has there.
     ///
     /// # Errors

@@ -111,22 +111,25 @@ pub fn export(
 struct Part {
     /// Where they are in the image.
     ranges: Vec<Range<u64>>,
-    /// The pages of all ranges, one after the other.
+    /// The pages of all ranges, one after the other, and room for more.
     memory: Vec<u8>,
     /// What to do with each.
     verdicts: Vec<Verdict>,
+    /// The checksum of each. Nobody asks for those of pages that are not stored.
+    sums: Vec<u32>,
 }
 
 impl Part {
     fn clear(&mut self) {
+        // The bytes stay: others are read over them.
         self.ranges.clear();
-        self.memory.clear();
         self.verdicts.clear();
+        self.sums.clear();
     }
 
     /// How many pages still fit.
     fn room(&self) -> u64 {
-        PAGES - (self.memory.len() / PAGE) as u64
+        PAGES - self.verdicts.len() as u64
     }
 
     /// Stores what has to be, runs together.
@@ -140,7 +143,8 @@ impl Part {
                 let stored = match alike[0] {
                     Verdict::Data => {
                         exported.data += pages;
-                        sink.data(page, &self.memory[at * PAGE..(at + alike.len()) * PAGE])
+                        let end = at + alike.len();
+                        sink.summed(page, &self.memory[at * PAGE..end * PAGE], &self.sums[at..end])
                     }
                     Verdict::Zero => {
                         exported.zero += pages;
@@ -202,9 +206,12 @@ impl Judge<'_> {
     }
 
     fn add(&mut self, part: &mut Part, range: Range<u64>) -> Result<(), ExportError> {
-        let start = part.memory.len();
-        part.memory.resize(start + bytes(range.end - range.start), 0);
-        let memory = &mut part.memory[start..];
+        let start = part.verdicts.len() * PAGE;
+        let end = start + bytes(range.end - range.start);
+        if part.memory.len() < end {
+            part.memory.resize(end, 0);
+        }
+        let memory = &mut part.memory[start..end];
         self.reader
             .read(range.start, memory)
             .map_err(|source| ExportError::Memory { page: range.start, source })?;
@@ -218,9 +225,15 @@ impl Judge<'_> {
             let memory = &memory[from..from + bytes(pages)];
             match (run, self.parent) {
                 (Run::Data(_), Some(parent)) => {
-                    self.beside_data(parent, page, memory, &mut part.verdicts)?;
+                    self.beside_data(parent, page, memory, &mut part.verdicts, &mut part.sums)?;
                 }
-                _ => part.verdicts.extend(memory.chunks_exact(PAGE).map(beside_zero)),
+                _ => {
+                    for page in memory.chunks_exact(PAGE) {
+                        let zero = is_zero(page);
+                        part.verdicts.push(if zero { Verdict::Unchanged } else { Verdict::Data });
+                        part.sums.push(if zero { 0 } else { checksum(page) });
+                    }
+                }
             }
             page += pages;
         }
@@ -235,18 +248,22 @@ impl Judge<'_> {
         first: u64,
         memory: &[u8],
         verdicts: &mut Vec<Verdict>,
+        sums: &mut Vec<u32>,
     ) -> Result<(), ExportError> {
         let start = verdicts.len();
-        verdicts.extend((first..).zip(memory.chunks_exact(PAGE)).map(|(page, bytes)| {
-            if is_zero(bytes) {
+        for (page, bytes) in (first..).zip(memory.chunks_exact(PAGE)) {
+            let zero = is_zero(bytes);
+            let sum = if zero { 0 } else { checksum(bytes) };
+            sums.push(sum);
+            verdicts.push(if zero {
                 Verdict::Zero
-            } else if parent.sum(page).is_some_and(|sum| sum != checksum(bytes)) {
+            } else if parent.sum(page).is_some_and(|before| before != sum) {
                 // Most of what was written changed: then the parent need not be read.
                 Verdict::Data
             } else {
                 Verdict::Unchanged
-            }
-        }));
+            });
+        }
         // That was the checksums' word, or none; their bytes decide.
         let mut at = 0;
         for run in verdicts[start..].chunk_by_mut(|a, b| a == b) {
@@ -267,11 +284,6 @@ impl Judge<'_> {
         }
         Ok(())
     }
-}
-
-/// Judges a page where the parent has zeros.
-fn beside_zero(page: &[u8]) -> Verdict {
-    if is_zero(page) { Verdict::Unchanged } else { Verdict::Data }
 }
 
 fn bytes(pages: u64) -> usize {

@@ -20,6 +20,7 @@ pub mod export;
 #[doc(hidden)]
 pub mod floor;
 pub mod handshake;
+pub mod kept;
 mod listener;
 mod memory;
 mod message;

@@ -126,6 +126,11 @@ impl PageSink for Cancellable<'_> {
         self.sink.data(first, bytes)
     }
 
+    fn summed(&mut self, first: u64, bytes: &[u8], sums: &[u32]) -> io::Result<()> {
+        self.check()?;
+        self.sink.summed(first, bytes, sums)
+    }
+
     fn zero(&mut self, first: u64, pages: u64) -> io::Result<()> {
         self.check()?;
         self.sink.zero(first, pages)

@@ -138,6 +138,12 @@ impl PageSink for Sink {
         Ok(())
     }
 
+    fn summed(&mut self, first: u64, bytes: &[u8], sums: &[u32]) -> io::Result<()> {
+        let right: Vec<u32> = bytes.chunks(PAGE).map(build::checksum).collect();
+        assert_eq!(sums, right, "the checksums of the pages from {first} on");
+        self.data(first, bytes)
+    }
+
     fn zero(&mut self, first: u64, pages: u64) -> io::Result<()> {
         assert!(first >= self.next && pages > 0);
         self.zero.extend(first..first + pages);
