@@ -9,15 +9,15 @@ pub struct ApiConfig {
     pub max_timeout: Duration,
     /// A sandbox's life when a `POST /sandboxes` or `…/resume` does not say.
     pub default_timeout_v1: Duration,
-    /// A new sandbox's life when a `POST /v2/sandboxes` does not say, and when `connect` does not.
+    /// A new sandbox's life when a `POST /v2/sandboxes` or a fork does not say, and when `connect` does not.
     pub default_timeout_v2: Duration,
-    /// How long the client of a create, a pause or a resume waits before it is answered 504.
+    /// How long the client of a create, a pause, a resume, a snapshot or a fork waits before it is answered 504.
     pub create_deadline: Duration,
     /// How long any other client waits before it is answered 504.
     pub request_deadline: Duration,
     /// How long a client may take to send a body.
     pub body_deadline: Duration,
-    /// Creates under way at once; one more is answered 503. Bounds the memory of their bodies, too.
+    /// Creates under way at once; one more is answered 503, and one of a fork waits. Bounds the memory of their bodies, too.
     pub max_creates: usize,
     /// Requests under way at once; one more is answered 503.
     pub max_requests: usize,

@@ -21,8 +21,9 @@ pub(crate) struct ApiError {
     retry: bool,
 }
 
+/// An error as clients read it, as an answer or within one.
 #[derive(Serialize)]
-struct Body<'a> {
+pub(crate) struct ErrorBody<'a> {
     code: u16,
     message: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -36,6 +37,10 @@ impl ApiError {
 
     pub(crate) fn bad_request(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, message)
+    }
+
+    pub(crate) fn body(&self) -> ErrorBody<'_> {
+        ErrorBody { code: self.status.as_u16(), message: &self.message, error_code: self.error_code }
     }
 
     /// The machine-readable reason.
@@ -70,6 +75,9 @@ impl From<FleetError> for ApiError {
             FleetError::LimitReached(_) => Self::new(StatusCode::TOO_MANY_REQUESTS, message),
             FleetError::NoCapacity(_) => Self::no_capacity(message),
             FleetError::Conflict(_) => Self::new(StatusCode::CONFLICT, message),
+            FleetError::NeedsReboot(_) => {
+                Self::new(StatusCode::CONFLICT, message).code("sandbox_needs_reboot")
+            }
             FleetError::StartFailed(_) => {
                 tracing::warn!(reason = message, "a sandbox could not be started");
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, message).code("sandbox_create_failed")
@@ -84,9 +92,7 @@ impl From<FleetError> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let code = self.status.as_u16();
-        let body = Body { code, message: &self.message, error_code: self.error_code };
-        let mut response = (self.status, Json(body)).into_response();
+        let mut response = (self.status, Json(self.body())).into_response();
         if self.retry {
             response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
         }

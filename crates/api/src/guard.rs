@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use crate::error::ApiError;
 use crate::{ApiState, unread};
 
-/// For creating, pausing and resuming sandboxes.
+/// For creating, pausing, resuming, snapshotting and forking sandboxes.
 pub(crate) async fn slow(State(state): State<ApiState>, request: Request, next: Next) -> Response {
     let deadline = state.config().create_deadline;
     guard(&state, request, next, deadline).await

@@ -5,14 +5,15 @@
 //!
 //! # When the client goes away
 //! Whatever changes something runs on its own task, so a client that disconnects, or a request that outlives its
-//! deadline (504), does not stop it halfway. Ending, pausing or resuming a sandbox and moving its end time are carried
-//! through. A new sandbox whose id nobody received is ended again, unless the create had an idempotency key: then a repeated create with the
-//! same key finds it.
+//! deadline (504), does not stop it halfway. Ending, pausing or resuming a sandbox, moving its end time, and making or
+//! deleting a snapshot are carried through. A new sandbox whose id nobody received, of a create or of a fork, is ended
+//! again, unless the create had an idempotency key: then a repeated create with the same key finds it.
 #![forbid(unsafe_code)]
 
 mod auth;
 mod body;
 mod config;
+mod cursor_text;
 mod detach;
 mod error;
 mod guard;
@@ -22,6 +23,7 @@ mod path;
 mod pending;
 mod router;
 mod sandboxes;
+mod snapshots;
 mod state;
 mod templates;
 mod unread;

@@ -1,11 +1,11 @@
 use axum::Router;
 use axum::extract::Request;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use http::StatusCode;
 
 use crate::error::{ApiError, shown};
-use crate::{ApiState, guard, health, sandboxes, templates};
+use crate::{ApiState, guard, health, sandboxes, snapshots, templates};
 
 /// Every route of the REST surface.
 pub fn router(state: ApiState) -> Router {
@@ -16,6 +16,8 @@ pub fn router(state: ApiState) -> Router {
         .route("/v2/sandboxes/{id}/connect", post(sandboxes::connect_v2))
         .route("/sandboxes/{id}/pause", post(sandboxes::pause))
         .route("/sandboxes/{id}/resume", post(sandboxes::resume))
+        .route("/sandboxes/{id}/snapshots", post(snapshots::create))
+        .route("/sandboxes/{id}/fork", post(sandboxes::fork))
         .route_layer(from_fn_with_state(state.clone(), guard::slow));
     let rest = Router::new()
         .route("/sandboxes", get(sandboxes::list_v1))
@@ -27,7 +29,9 @@ pub fn router(state: ApiState) -> Router {
         .route("/sandboxes/{id}/metrics", get(sandboxes::metrics))
         .route("/sandboxes/{id}/logs", get(sandboxes::logs_v1))
         .route("/v2/sandboxes/{id}/logs", get(sandboxes::logs_v2))
+        .route("/snapshots", get(snapshots::list))
         .route("/templates", get(templates::list))
+        .route("/templates/{id}", delete(templates::delete))
         .route("/templates/aliases/{alias}", get(templates::by_alias))
         .route_layer(from_fn_with_state(state.clone(), guard::quick));
     // Outside the guard: a server with too much to do is still alive.

@@ -1,13 +1,14 @@
-//! `GET /templates`, `GET /templates/aliases/{alias}`.
+//! `GET /templates`, `GET /templates/aliases/{alias}`, `DELETE /templates/{id}`.
 
 use axum::Json;
 use axum::extract::State;
-use catalog::{LookupError, Template};
+use catalog::{DeleteError, LookupError, Template, TemplateName};
 use http::StatusCode;
 use serde::Serialize;
 
 use crate::ApiState;
 use crate::auth::Caller;
+use crate::detach::detach;
 use crate::error::ApiError;
 use crate::path::Segment;
 use crate::wire::rfc3339;
@@ -19,6 +20,17 @@ impl From<LookupError> for ApiError {
             LookupError::NotFound(_) | LookupError::TagNotFound { .. } => StatusCode::NOT_FOUND,
             LookupError::Forbidden(_) => StatusCode::FORBIDDEN,
             LookupError::Storage(reason) => return Self::internal(reason),
+        };
+        Self::new(status, error.to_string())
+    }
+}
+
+impl From<DeleteError> for ApiError {
+    fn from(error: DeleteError) -> Self {
+        let status = match &error {
+            DeleteError::NotFound(_) | DeleteError::TagNotFound { .. } => StatusCode::NOT_FOUND,
+            DeleteError::BuiltIn(_) => StatusCode::FORBIDDEN,
+            DeleteError::Storage(reason) => return Self::internal(reason),
         };
         Self::new(status, error.to_string())
     }
@@ -101,4 +113,22 @@ pub(crate) async fn by_alias(
 ) -> Result<Json<Alias>, ApiError> {
     let template = state.catalog().template_by_name(&team.id, &alias).await?;
     Ok(Json(Alias { template_id: template.id.to_string(), public: template.public }))
+}
+
+/// Deletes a template or a snapshot of the team; with a tag only what the tag means. Sandboxes that were made from it run
+/// on. When the answer arrives, what nothing reads from is gone from the disk.
+pub(crate) async fn delete(
+    Caller(team): Caller,
+    State(state): State<ApiState>,
+    Segment(name): Segment,
+) -> Result<StatusCode, ApiError> {
+    let name = TemplateName::parse(&name)?;
+    detach(async move {
+        for build in state.catalog().delete_template(&team.id, &name).await? {
+            state.fleet().forget(&build).await;
+        }
+        Ok(())
+    })
+    .await?;
+    Ok(StatusCode::NO_CONTENT)
 }

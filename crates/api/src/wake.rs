@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use model::{FleetError, SandboxId, TeamId};
+use model::{FleetError, SandboxId, TeamId, WayBack};
 
 use crate::ApiState;
 
@@ -26,7 +26,10 @@ impl ApiState {
             let record = state.fleet().get(&team.id, &id)?;
             let life = Duration::from_secs(record.spec.timeout_secs).max(LEAST_LIFE);
             let _place = state.pending().resume(&team, &id, state.fleet().as_ref())?;
-            state.fleet().connect(&team.id, &id, life.min(state.max_life(&team))).await.map(drop)
+            let life = life.min(state.max_life(&team));
+            // Whoever sent the request would not be told.
+            let way = if record.spec.auto_resume_reboots { WayBack::Best } else { WayBack::WithMemory };
+            state.fleet().connect(&team.id, &id, life, way).await.map(drop)
         };
         tokio::spawn(work)
             .await

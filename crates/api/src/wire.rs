@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use catalog::Snapshot;
 use jiff::Timestamp;
 use model::{LogEntry, MetricSample, OnTimeout, SandboxRecord};
 use serde::Serialize;
+
+use crate::error::ErrorBody;
 
 /// RFC 3339 in UTC with microseconds, the most that Python's parser keeps.
 pub(crate) fn rfc3339(time: Timestamp) -> String {
@@ -43,6 +46,28 @@ impl<'a> Sandbox<'a> {
             traffic_access_token: spec.traffic_token.as_ref().map(model::Secret::expose),
             domain,
         }
+    }
+}
+
+/// What became of one of the sandboxes that a fork was to make: `{"sandbox"}` or `{"error"}`.
+#[derive(Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Forked<'a> {
+    Sandbox(Sandbox<'a>),
+    Error(ErrorBody<'a>),
+}
+
+/// A snapshot, by what it is called; a create takes either.
+#[derive(Serialize)]
+pub(crate) struct SnapshotInfo {
+    #[serde(rename = "snapshotID")]
+    snapshot_id: String,
+    names: Vec<String>,
+}
+
+impl From<&Snapshot> for SnapshotInfo {
+    fn from(snapshot: &Snapshot) -> Self {
+        Self { snapshot_id: snapshot.id(), names: snapshot.name().into_iter().collect() }
     }
 }
 

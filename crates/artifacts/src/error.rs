@@ -99,6 +99,22 @@ pub enum ArtifactError {
 }
 
 impl ArtifactError {
+    /// Whether what was stored is lost, for good: it is not there, or it is not what was written. Not so when it may be
+    /// readable at another time, or by another version of this program.
+    #[must_use]
+    pub fn is_loss(&self) -> bool {
+        match self {
+            Self::Missing { .. }
+            | Self::Length { .. }
+            | Self::TooLarge { .. }
+            | Self::Damaged { .. }
+            | Self::Wrong { .. } => true,
+            Self::Format { source, .. } => !matches!(source, FormatError::Newer { .. }),
+            Self::Io { source, .. } => is_loss(source),
+            Self::Merge { .. } | Self::Exists(_) | Self::Incomplete { .. } => false,
+        }
+    }
+
     /// An error about a file or a directory.
     pub(crate) fn path(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
         let object = path.display().to_string();
@@ -109,5 +125,42 @@ impl ArtifactError {
     pub(crate) fn object(action: &'static str, object: &str) -> impl FnOnce(io::Error) -> Self + use<> {
         let object = object.to_owned();
         move |source| Self::Io { action, object, source }
+    }
+}
+
+/// Whether an error of a file means that its content is lost: it ends too early, or the disk cannot read it. What is short
+/// now, memory or descriptors say, is no such thing.
+#[must_use]
+pub fn is_loss(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::UnexpectedEof
+        || error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_be_readable_later_is_not_lost() {
+        let object = || "memory.header of build b".to_owned();
+        let io = |source| ArtifactError::Io { action: "read", object: object(), source };
+        let format = |source| ArtifactError::Format { object: object(), source };
+        for lost in [
+            ArtifactError::Missing { object: object() },
+            ArtifactError::Length { object: object(), found: 1, expected: 2 },
+            ArtifactError::Damaged { object: object(), offset: 0, found: 1, expected: 2 },
+            format(FormatError::Short { offset: 1, expected: "more" }),
+            io(io::ErrorKind::UnexpectedEof.into()),
+            io(io::Error::from_raw_os_error(5)),
+        ] {
+            assert!(lost.is_loss(), "{lost}");
+        }
+        for kept in [
+            io(io::Error::from_raw_os_error(24)),
+            io(io::ErrorKind::PermissionDenied.into()),
+            format(FormatError::Newer { found: 2, newest: 1 }),
+        ] {
+            assert!(!kept.is_loss(), "{kept}");
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! Reading an image.
 
+use std::collections::BTreeSet;
+
 use build::{
     Header, Located, MAX_HEADER_BYTES, ObjectKind, PAGE_BYTES, Pages, ReadError, Run, SUM_BYTES, Source,
     checksum, data_object_bytes,
@@ -43,17 +45,7 @@ impl Image {
     /// # Errors
     /// When its header, or the data object of one of its sources, is missing, damaged, cut off or of something else.
     pub fn open(store: &dyn Store, build: &BuildId, kind: ObjectKind) -> Result<Self, ArtifactError> {
-        let object = || label(build, kind.header());
-        let bytes = read_whole(store, build, kind.header(), MAX_HEADER_BYTES)?;
-        let header =
-            Header::decode(&bytes).map_err(|source| ArtifactError::Format { object: object(), source })?;
-        if header.build() != build || header.kind() != kind {
-            return Err(ArtifactError::Wrong {
-                object: object(),
-                found: format!("a {} header of build {}", header.kind(), header.build()),
-                expected: format!("a {kind} header of build {build}"),
-            });
-        }
+        let header = load_header(store, build, kind)?;
         let sources = header
             .sources()
             .iter()
@@ -67,6 +59,38 @@ impl Image {
     pub fn header(&self) -> &Header {
         &self.header
     }
+}
+
+fn load_header(store: &dyn Store, build: &BuildId, kind: ObjectKind) -> Result<Header, ArtifactError> {
+    let object = || label(build, kind.header());
+    let bytes = read_whole(store, build, kind.header(), MAX_HEADER_BYTES)?;
+    let header =
+        Header::decode(&bytes).map_err(|source| ArtifactError::Format { object: object(), source })?;
+    if header.build() != build || header.kind() != kind {
+        return Err(ArtifactError::Wrong {
+            object: object(),
+            found: format!("a {} header of build {}", header.kind(), header.build()),
+            expected: format!("a {kind} header of build {build}"),
+        });
+    }
+    Ok(header)
+}
+
+/// The builds that the images of a build read from, itself included where it has data of its own. An image that is not
+/// there reads from none.
+///
+/// # Errors
+/// When the header of one that is there cannot be read, is damaged or something else.
+pub fn sources(store: &dyn Store, build: &BuildId) -> Result<BTreeSet<BuildId>, ArtifactError> {
+    let mut found = BTreeSet::new();
+    for kind in [ObjectKind::Memory, ObjectKind::Disk] {
+        match load_header(store, build, kind) {
+            Ok(header) => found.extend(header.sources().iter().map(|source| source.build.clone())),
+            Err(ArtifactError::Missing { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
 }
 
 impl OpenSource {

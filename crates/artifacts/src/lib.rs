@@ -18,8 +18,8 @@ mod staged;
 mod store;
 mod writer;
 
-pub use error::ArtifactError;
-pub use image::Image;
+pub use error::{ArtifactError, is_loss};
+pub use image::{Image, sources};
 pub use local::LocalStore;
 pub use staged::Staged;
 pub use store::{MAX_BLOB_BYTES, Object, Store, load_blob, load_manifest};

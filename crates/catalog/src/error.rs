@@ -101,3 +101,44 @@ pub enum LookupError {
     #[error(transparent)]
     Storage(#[from] CatalogError),
 }
+
+/// Why a name cannot be a snapshot's. The text of all but [`SnapshotError::Storage`] is for the client.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// The name says that it is another team's.
+    #[error("'{name}' is not a name of this team: write '{own}/NAME', or leave the team out")]
+    ForeignNamespace {
+        /// The name as it was given.
+        name: String,
+        /// The slug of the team that asks.
+        own: String,
+    },
+    /// Something that is no snapshot of this team has the name.
+    #[error("'{0}' is a template and no snapshot of this team: choose another name")]
+    NameTaken(String),
+    /// The catalog failed.
+    #[error(transparent)]
+    Storage(#[from] CatalogError),
+}
+
+/// Why nothing was deleted. The text of all but [`DeleteError::Storage`] is for the client.
+#[derive(Debug, thiserror::Error)]
+pub enum DeleteError {
+    /// The team has no such template.
+    #[error("template '{0}' not found")]
+    NotFound(String),
+    /// The team has the template, but the tag is not there.
+    #[error("tag '{tag}' of template '{name}' not found")]
+    TagNotFound {
+        /// The template as it was asked for, without the tag.
+        name: String,
+        /// The tag.
+        tag: String,
+    },
+    /// It is everybody's.
+    #[error("template '{0}' is built in and cannot be deleted")]
+    BuiltIn(String),
+    /// The catalog failed.
+    #[error(transparent)]
+    Storage(#[from] CatalogError),
+}

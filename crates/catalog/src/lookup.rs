@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use model::TeamId;
+use sqlx::SqliteConnection;
 
 use crate::template::{SELECT_TEMPLATE, TemplateRow};
 use crate::{Catalog, CatalogError, DEFAULT_TAG, LookupError, Template, TemplateName};
@@ -17,29 +18,33 @@ impl Catalog {
     pub async fn template_by_name(&self, team: &TeamId, text: &str) -> Result<Template, LookupError> {
         let name = TemplateName::parse(text)?;
         let not_found = || LookupError::NotFound(name.untagged());
-        let id = self.template_id(team, &name).await?.ok_or_else(not_found)?;
-        let template = match self.template_at(&id, name.tag_or_default()).await? {
-            Some(template) => template,
-            // The tag is missing, or the template. Whether this team may know decides about the message.
-            None => match (&name.tag, self.template_at(&id, DEFAULT_TAG).await?) {
-                (Some(tag), Some(template)) if template.usable_by(team) => {
-                    return Err(LookupError::TagNotFound { name: name.untagged(), tag: tag.clone() });
-                }
-                (_, Some(template)) => template,
-                (_, None) => return Err(not_found()),
-            },
+        let id = {
+            let mut reader = self.reader.acquire().await.map_err(CatalogError::query("find a template"))?;
+            find_id(&mut reader, team, &name).await?.ok_or_else(not_found)?
         };
-        if template.usable_by(team) { Ok(template) } else { Err(LookupError::Forbidden(name.untagged())) }
+        if let Some(template) = self.template_at(&id, name.tag_or_default()).await? {
+            let usable = template.usable_by(team);
+            return if usable { Ok(template) } else { Err(LookupError::Forbidden(name.untagged())) };
+        }
+        // The tag is missing, or the template is gone by now. Whether this team may know decides about the message.
+        Err(match self.usable(&id, team).await? {
+            Some(true) => {
+                LookupError::TagNotFound { name: name.untagged(), tag: name.tag_or_default().to_owned() }
+            }
+            Some(false) => LookupError::Forbidden(name.untagged()),
+            None => not_found(),
+        })
     }
 
-    /// The templates that a team may list: its own, newest first, then the built-in ones.
+    /// The templates that a team may list: its own, newest first, then the built-in ones. Snapshots have a list of their
+    /// own.
     ///
     /// # Errors
     /// When the catalog fails.
     pub async fn list_templates(&self, team: &TeamId) -> Result<Vec<Template>, CatalogError> {
         const WHAT: &str = "list the templates";
         let query = format!(
-            "{SELECT_TEMPLATE} WHERE g.tag = $1 AND (t.team_id = $2 OR t.team_id IS NULL)
+            "{SELECT_TEMPLATE} WHERE g.tag = $1 AND (t.team_id = $2 OR t.team_id IS NULL) AND NOT t.snapshot
              ORDER BY t.team_id IS NULL, t.created_at DESC, t.id"
         );
         let rows: Vec<TemplateRow> = sqlx::query_as(sqlx::AssertSqlSafe(query))
@@ -67,29 +72,15 @@ impl Catalog {
             .collect()
     }
 
-    async fn template_id(&self, team: &TeamId, name: &TemplateName) -> Result<Option<String>, CatalogError> {
-        let query = match &name.namespace {
-            Some(namespace) => sqlx::query_as(
-                "SELECT a.template_id FROM template_aliases a JOIN teams m ON m.id = a.namespace
-                 WHERE a.alias = $1 AND m.slug = $2",
-            )
-            .bind(&name.name)
-            .bind(namespace),
-            None => sqlx::query_as(
-                "SELECT template_id FROM (
-                     SELECT template_id, 1 AS rank FROM template_aliases WHERE alias = $1 AND namespace = $2
-                     UNION ALL
-                     SELECT template_id, 2 AS rank FROM template_aliases WHERE alias = $1 AND namespace = ''
-                     UNION ALL
-                     SELECT id AS template_id, 3 AS rank FROM templates WHERE id = $1
-                 ) AS candidates ORDER BY rank LIMIT 1",
-            )
-            .bind(&name.name)
-            .bind(team.as_str()),
-        };
-        let row: Option<(String,)> =
-            query.fetch_optional(&self.reader).await.map_err(CatalogError::query("find a template"))?;
-        Ok(row.map(|(id,)| id))
+    /// Whether a team may start sandboxes from a template; `None` when there is no such template.
+    async fn usable(&self, id: &str, team: &TeamId) -> Result<Option<bool>, CatalogError> {
+        let row: Option<(Option<String>, bool)> =
+            sqlx::query_as("SELECT team_id, public FROM templates WHERE id = $1")
+                .bind(id)
+                .fetch_optional(&self.reader)
+                .await
+                .map_err(CatalogError::query("find a template"))?;
+        Ok(row.map(|(owner, public)| public || owner.is_none_or(|owner| owner == team.as_str())))
     }
 
     async fn template_at(&self, id: &str, tag: &str) -> Result<Option<Template>, CatalogError> {
@@ -110,4 +101,34 @@ impl Catalog {
                 .map_err(CatalogError::query(WHAT))?;
         row.read(aliases.into_iter().map(|(alias,)| alias).collect()).map(Some)
     }
+}
+
+/// The identifier that a name leads a team to, whosever the template is.
+pub(crate) async fn find_id(
+    connection: &mut SqliteConnection,
+    team: &TeamId,
+    name: &TemplateName,
+) -> Result<Option<String>, CatalogError> {
+    let query = match &name.namespace {
+        Some(namespace) => sqlx::query_as(
+            "SELECT a.template_id FROM template_aliases a JOIN teams m ON m.id = a.namespace
+             WHERE a.alias = $1 AND m.slug = $2",
+        )
+        .bind(&name.name)
+        .bind(namespace),
+        None => sqlx::query_as(
+            "SELECT template_id FROM (
+                 SELECT template_id, 1 AS rank FROM template_aliases WHERE alias = $1 AND namespace = $2
+                 UNION ALL
+                 SELECT template_id, 2 AS rank FROM template_aliases WHERE alias = $1 AND namespace = ''
+                 UNION ALL
+                 SELECT id AS template_id, 3 AS rank FROM templates WHERE id = $1
+             ) AS candidates ORDER BY rank LIMIT 1",
+        )
+        .bind(&name.name)
+        .bind(team.as_str()),
+    };
+    let row: Option<(String,)> =
+        query.fetch_optional(connection).await.map_err(CatalogError::query("find a template"))?;
+    Ok(row.map(|(id,)| id))
 }

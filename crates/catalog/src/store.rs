@@ -23,7 +23,7 @@ const STATEMENT_CACHE: usize = 32;
 /// The file holds hashes of keys and the tokens of paused sandboxes: nobody else's business.
 const FILE_MODE: u32 = 0o600;
 
-/// Teams, API keys, templates and paused sandboxes. Clones share the connections and what is remembered of keys.
+/// Teams, API keys, templates, snapshots and paused sandboxes. Clones share the connections and what is remembered of keys.
 #[derive(Debug, Clone)]
 pub struct Catalog {
     pub(crate) writer: SqlitePool,

@@ -160,7 +160,7 @@ impl Catalog {
             shape: template.shape,
             envd_version: template.envd_version.clone(),
         };
-        point_default(&mut tx, &template.id, &build).await?;
+        point_tag(&mut tx, &template.id, DEFAULT_TAG, &build).await?;
         tx.commit().await.map_err(CatalogError::query(WHAT))
     }
 
@@ -185,7 +185,7 @@ impl Catalog {
         if found.rows_affected() == 0 {
             return Ok(false);
         }
-        point_default(&mut tx, template, build).await?;
+        point_tag(&mut tx, template, DEFAULT_TAG, build).await?;
         tx.commit().await.map_err(CatalogError::query(WHAT))?;
         Ok(true)
     }
@@ -205,7 +205,7 @@ impl Catalog {
     }
 }
 
-async fn take_alias(
+pub(crate) async fn take_alias(
     tx: &mut SqliteConnection,
     namespace: &str,
     alias: &str,
@@ -237,13 +237,15 @@ async fn take_alias(
     Err(CatalogError::AliasTaken { alias: alias.into(), holder })
 }
 
-async fn point_default(
+/// Writes a build of a template and makes it what a tag means, from the time that is returned on.
+pub(crate) async fn point_tag(
     tx: &mut SqliteConnection,
     template: &TemplateId,
+    tag: &str,
     build: &Build,
-) -> Result<(), CatalogError> {
+) -> Result<Timestamp, CatalogError> {
     const WHAT: &str = "write a build";
-    let now = time::now().as_microsecond();
+    let now = time::now();
     let written = sqlx::query(
         "INSERT INTO builds (id, template_id, vcpus, memory_mib, disk_mib, envd_version, created_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7)
@@ -258,7 +260,7 @@ async fn point_default(
     .bind(i64::from(build.shape.memory.0))
     .bind(i64::from(build.shape.disk.0))
     .bind(&build.envd_version)
-    .bind(now)
+    .bind(now.as_microsecond())
     .execute(&mut *tx)
     .await
     .map_err(CatalogError::query(WHAT))?;
@@ -272,11 +274,11 @@ async fn point_default(
          SET build_id = excluded.build_id, created_at = excluded.created_at",
     )
     .bind(template.as_str())
-    .bind(DEFAULT_TAG)
+    .bind(tag)
     .bind(build.id.as_str())
-    .bind(now)
+    .bind(now.as_microsecond())
     .execute(&mut *tx)
     .await
     .map_err(CatalogError::query("write a tag"))?;
-    Ok(())
+    Ok(now)
 }

@@ -1,32 +1,20 @@
 //! The catalog against a real file.
 #![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
+mod support;
+
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use catalog::{Build, Catalog, CatalogError, LookupError, Team, TeamLimits, Template};
 use jiff::Timestamp;
 use model::{BuildId, MiB, Shape, TemplateId, VcpuCount};
-use tempfile::TempDir;
+
+use support::Scene;
 
 const SHAPE: Shape = Shape { vcpus: VcpuCount(2), memory: MiB(512), disk: MiB(4096) };
 
-struct Scene {
-    dir: TempDir,
-    catalog: Catalog,
-}
-
 impl Scene {
-    async fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let catalog = Catalog::open(&dir.path().join("catalog.db")).await.unwrap();
-        Self { dir, catalog }
-    }
-
-    async fn another_process(&self) -> Catalog {
-        Catalog::open(&self.dir.path().join("catalog.db")).await.unwrap()
-    }
-
     async fn team(&self, slug: &str) -> Team {
         self.catalog.ensure_team(slug, slug).await.unwrap()
     }
@@ -61,7 +49,7 @@ fn template(owner: Option<&Team>, aliases: &[&str]) -> Template {
 async fn the_files_are_private_and_survive_reopening() {
     let scene = Scene::new().await;
     let team = scene.team("garden").await;
-    for file in std::fs::read_dir(scene.dir.path()).unwrap() {
+    for file in std::fs::read_dir(scene.dir()).unwrap() {
         let file = file.unwrap();
         assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{:?}", file.path());
     }
@@ -136,7 +124,7 @@ async fn a_key_leads_to_its_team_and_its_text_is_nowhere_in_the_files() {
     assert!(scene.catalog.list_keys(&alpine.id).await.unwrap().is_empty());
 
     let secret = &key.expose().as_bytes()[4..];
-    for file in std::fs::read_dir(scene.dir.path()).unwrap() {
+    for file in std::fs::read_dir(scene.dir()).unwrap() {
         let bytes = std::fs::read(file.unwrap().path()).unwrap();
         assert!(!bytes.windows(secret.len()).any(|window| window == secret));
     }

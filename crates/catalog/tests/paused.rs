@@ -1,41 +1,25 @@
 //! Paused sandboxes in a real file.
 #![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+mod support;
 
-use catalog::{Catalog, CatalogError};
+use std::collections::BTreeMap;
+
+use catalog::CatalogError;
 use jiff::{SignedDuration, Timestamp};
 use model::{
     BuildId, MiB, NetworkPolicy, OnTimeout, PausedSandbox, SandboxId, SandboxSpec, Secret, Shape, TeamId,
     TemplateId, VcpuCount,
 };
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
-use tempfile::TempDir;
 
-struct Scene {
-    dir: TempDir,
-    catalog: Catalog,
-}
-
-impl Scene {
-    async fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let catalog = Catalog::open(&dir.path().join("catalog.db")).await.unwrap();
-        Self { dir, catalog }
-    }
-
-    fn path(&self) -> PathBuf {
-        self.dir.path().join("catalog.db")
-    }
-}
+use support::Scene;
 
 fn now() -> Timestamp {
     Timestamp::from_microsecond(Timestamp::now().as_microsecond()).unwrap()
 }
 
 fn paused() -> PausedSandbox {
-    let build = BuildId::random();
     PausedSandbox {
         spec: SandboxSpec {
             id: SandboxId::random(),
@@ -48,7 +32,9 @@ fn paused() -> PausedSandbox {
             env: BTreeMap::from([("A".into(), "b\nc".into())]),
             network: NetworkPolicy { allow_internet: true, ..NetworkPolicy::default() },
             on_timeout: OnTimeout::Pause,
+            auto_pause_memory: true,
             auto_resume: true,
+            auto_resume_reboots: true,
             timeout_secs: 300,
             envd_token: Some(Secret::random("", 32)),
             traffic_token: None,
@@ -56,8 +42,7 @@ fn paused() -> PausedSandbox {
             end_at: now() + SignedDuration::from_secs(300),
             idempotency_key: Some("key".into()),
         },
-        builds: vec![build.clone(), BuildId::random(), BuildId::random()],
-        build,
+        build: BuildId::random(),
         paused_at: now(),
         envd_version: model::ENVD_VERSION.into(),
     }
@@ -68,7 +53,7 @@ fn paused() -> PausedSandbox {
 fn same(a: &PausedSandbox, b: &PausedSandbox) {
     let json = |one: &PausedSandbox| serde_json::to_value(&one.spec).unwrap();
     assert_eq!(json(a), json(b));
-    assert_eq!((&a.build, &a.builds, a.paused_at), (&b.build, &b.builds, b.paused_at));
+    assert_eq!((&a.build, a.paused_at), (&b.build, b.paused_at));
     assert_eq!(a.envd_version, b.envd_version);
 }
 
@@ -82,7 +67,7 @@ async fn what_is_paused_is_there_after_a_restart() {
         scene.catalog.put_paused(one).await.unwrap();
     }
     scene.catalog.close().await;
-    let again = Catalog::open(&scene.path()).await.unwrap();
+    let again = scene.another_process().await;
     let listed = again.paused().await.unwrap();
     assert_eq!(listed.len(), 3);
     for (one, other) in all.iter().zip(&listed) {
@@ -98,7 +83,6 @@ async fn another_pause_of_the_same_sandbox_replaces_the_first() {
     scene.catalog.put_paused(&bystander).await.unwrap();
     let mut second = PausedSandbox { spec: first.spec.clone(), ..paused() };
     second.spec.on_timeout = OnTimeout::Kill;
-    second.builds.truncate(1);
     scene.catalog.put_paused(&second).await.unwrap();
     let listed = scene.catalog.paused().await.unwrap();
     assert_eq!(listed.len(), 2);
@@ -119,11 +103,6 @@ async fn what_is_no_more_is_forgotten_whole() {
     let listed = scene.catalog.paused().await.unwrap();
     assert_eq!(listed.len(), 1);
     same(&stays, &listed[0]);
-    // Without builds it is complete again: nothing of the first time is left.
-    let bare = PausedSandbox { builds: Vec::new(), ..gone };
-    scene.catalog.put_paused(&bare).await.unwrap();
-    let listed = scene.catalog.paused().await.unwrap();
-    same(&bare, listed.iter().find(|one| one.spec.id == bare.spec.id).unwrap());
 }
 
 /// Changes the file as no Coldframe does.
@@ -152,7 +131,7 @@ async fn a_damaged_row_is_an_error_that_names_the_sandbox_and_tells_no_token() {
     }
     let scene = Scene::new().await;
     scene.catalog.put_paused(&paused()).await.unwrap();
-    spoil(&scene, "UPDATE paused_sandbox_builds SET build_id = '../x' WHERE ordinal = 1").await;
+    spoil(&scene, "UPDATE paused_sandboxes SET build_id = '../x'").await;
     let error = scene.catalog.paused().await.unwrap_err();
     assert!(error.to_string().contains("damaged build id"), "{error}");
 }
@@ -162,14 +141,10 @@ async fn a_catalog_from_before_sandboxes_paused_gets_the_table() {
     let scene = Scene::new().await;
     let team = scene.catalog.ensure_team("garden", "The garden").await.unwrap();
     scene.catalog.close().await;
-    for statement in [
-        "DROP TABLE paused_sandbox_builds",
-        "DROP TABLE paused_sandboxes",
-        "DELETE FROM _sqlx_migrations WHERE version = 2",
-    ] {
+    for statement in ["DROP TABLE paused_sandboxes", "DELETE FROM _sqlx_migrations WHERE version IN (2, 4)"] {
         spoil(&scene, statement).await;
     }
-    let newer = Catalog::open(&scene.path()).await.unwrap();
+    let newer = scene.another_process().await;
     assert_eq!(newer.team_by_id(&team.id).await.unwrap(), Some(team));
     newer.put_paused(&paused()).await.unwrap();
     assert_eq!(newer.paused().await.unwrap().len(), 1);

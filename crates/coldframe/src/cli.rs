@@ -48,6 +48,14 @@ pub(crate) enum Command {
     /// Templates.
     #[command(subcommand)]
     Template(Template),
+    /// Show what snapshots take on the disk, what holds them, and what a delete would free.
+    Storage {
+        #[command(flatten)]
+        state: State,
+        /// For programs.
+        #[arg(long)]
+        json: bool,
+    },
     /// Measure a promise, with the floor in the same run.
     #[command(subcommand)]
     Bench(Bench),
@@ -178,6 +186,28 @@ pub(crate) enum Bench {
         /// Guest memory that is filled with random data before each pause.
         #[arg(long, default_value_t = 128, value_name = "MIB")]
         dirty: u64,
+    },
+    /// For how long a sandbox stands still while a snapshot of it is made, against copying as many bytes.
+    Checkpoint {
+        #[command(flatten)]
+        state: State,
+        /// How many snapshots.
+        #[arg(long, default_value_t = 10)]
+        count: usize,
+        /// Guest memory that is filled with random data before each snapshot.
+        #[arg(long, default_value_t = 103, value_name = "MIB")]
+        dirty: u64,
+    },
+    /// From a fork request until each new sandbox has finished a first command.
+    Fork {
+        #[command(flatten)]
+        state: State,
+        /// How often.
+        #[arg(long, default_value_t = 3)]
+        count: usize,
+        /// How many sandboxes each time.
+        #[arg(long, default_value_t = 20)]
+        forks: usize,
     },
     /// From a connect request to a paused sandbox until it runs, answers, and has finished a first command.
     Resume {

@@ -16,6 +16,7 @@ mod progress;
 mod reach;
 mod server;
 mod state;
+mod storage;
 mod template_cmd;
 mod up;
 mod warm;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         Command::Doctor { state } => doctor::run(&state.dir),
         Command::Key(command) => key::run(&command),
         Command::Template(cli::Template::Base { state }) => template_cmd::base(&state.dir),
+        Command::Storage { state, json } => storage::run(&state.dir, json),
         Command::Bench(command) => bench::run(&command),
         Command::Supervisor { dir } => {
             logging::supervisor();

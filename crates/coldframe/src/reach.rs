@@ -63,6 +63,7 @@ impl Sandboxes for Reach {
         self.api.wake(&team, id).await.map_err(|error| match error {
             FleetError::NotFound(_) => WakeError::NotFound,
             FleetError::LimitReached(why) | FleetError::NoCapacity(why) => WakeError::NoRoom(why),
+            FleetError::NeedsReboot(why) => WakeError::NeedsReboot(why),
             other => WakeError::Failed(other.to_string()),
         })
     }

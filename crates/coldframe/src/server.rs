@@ -66,6 +66,9 @@ pub(crate) async fn serve(options: &Up) -> Result<(), String> {
         StartChoice::Snapshot => crate::warm::up(&node, options, &state, &base, verdict.accel).await?,
         StartChoice::Boot => tracing::info!("sandboxes boot, as was asked for"),
     }
+    let mut kept = catalog.named_builds().await.map_err(|error| error.to_string())?;
+    kept.extend(crate::warm::names(options, &base, verdict.accel).await?);
+    node.keep_only(kept).await;
 
     let stop = CancellationToken::new();
     let api_state = api_state(options, Arc::clone(&catalog), &node);

@@ -11,7 +11,7 @@ use crate::cli::Up;
 use crate::state::StateDir;
 
 /// Counted up with every change of how snapshots of templates are made.
-const RECIPE: u32 = 1;
+const RECIPE: u32 = 2;
 /// Characters of a build's name that come from its inputs.
 const NAME_CHARS: usize = 32;
 
@@ -23,13 +23,9 @@ pub(crate) async fn up(
     base: &template::Build,
     accel: vmm::Accel,
 ) -> Result<(), String> {
-    let identity = Qemu::new().identity(accel).await.map_err(|error| error.to_string())?;
+    let [booted, warm] = names(options, base, accel).await?;
     let store = LocalStore::open(&state.store()).map_err(|error| error.to_string())?;
     let template: TemplateId = crate::builds::BASE.parse().map_err(|error| format!("{error}"))?;
-    // Two steps: what the second one needs of the first, right after it goes on from there, is what every sandbox will
-    // need first, and is kept with it.
-    let booted = name(options, base, &identity, "booted")?;
-    let warm = name(options, base, &identity, "warm")?;
     if !has(&store, &warm)? {
         tracing::info!(template = %template, "making a snapshot of the template, once");
         if !has(&store, &booted)? {
@@ -42,8 +38,19 @@ pub(crate) async fn up(
         }
         make(node, &template, base, Start::Resume(booted), &warm).await?;
     }
-    node.use_snapshot(base.id.clone(), warm, base.shape);
+    node.use_snapshot(base.id.clone(), warm, base.shape).await;
     Ok(())
+}
+
+/// The two snapshots of a template. What the second one needs of the first, right after it goes on from there, is what
+/// every sandbox will need first, and is kept with it.
+pub(crate) async fn names(
+    options: &Up,
+    base: &template::Build,
+    accel: vmm::Accel,
+) -> Result<[BuildId; 2], String> {
+    let identity = Qemu::new().identity(accel).await.map_err(|error| error.to_string())?;
+    Ok([name(options, base, &identity, "booted")?, name(options, base, &identity, "warm")?])
 }
 
 async fn make(

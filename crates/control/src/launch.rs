@@ -49,6 +49,32 @@ pub enum Start {
     Boot(BuildFiles),
     /// The machine goes on where it was when this build was made.
     Resume(BuildId),
+    /// A kernel boots from the disk of a build.
+    Reboot(Reboot),
+}
+
+/// A boot in place of going on.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Reboot {
+    /// The build whose disk it is. Nothing else of it is used.
+    pub build: BuildId,
+    /// Uncompressed kernel ELF.
+    pub kernel: PathBuf,
+    /// Initial RAM file system with PID 1, envd and modules.
+    pub initrd: PathBuf,
+    /// Why it does not go on, for people.
+    pub why: String,
+}
+
+impl Start {
+    /// The build that the machine reads from.
+    #[must_use]
+    pub const fn build(&self) -> Option<&BuildId> {
+        match self {
+            Self::Boot(_) => None,
+            Self::Resume(build) | Self::Reboot(Reboot { build, .. }) => Some(build),
+        }
+    }
 }
 
 /// What the machine is started for.

@@ -15,7 +15,7 @@
 //! | `GET /v1/status` | [`Status`] |
 //! | `GET /v1/events` | one [`Event`] per line, the current status first; ends when the supervisor does |
 //! | `PUT /v1/end` | [`EndTime`] in; the [`Status`] that then holds |
-//! | `POST /v1/pause` | 204 when the pause is durable; 409 when the state does not allow it; 500 when it failed and the sandbox runs on |
+//! | `POST /v1/pause` | [`Keep`] in; 204 when the pause is durable; 409 when the state does not allow it; 500 when it failed and the sandbox runs on |
 //! | `POST /v1/kill` | 202; [`Event::Ended`] follows |
 //! | `GET /v1/metrics` | every kept [`model::MetricSample`] |
 //! | `POST /v1/logs` | [`LogFilter`] in; [`model::LogEntry`] list out |
@@ -30,8 +30,8 @@ mod standby;
 pub use client::{Client, ClientError, Events};
 pub use launch::{
     Accel, BuildFiles, CONTROL_FD, CgroupLimits, Deadlines, Goal, LAUNCH_FILE, Launch, LaunchError, NETNS_FD,
-    SOCKET_FILE, Start,
+    Reboot, SOCKET_FILE, Start,
 };
 pub use paused::{PAUSED_FILE, read_paused, remove_paused, write_paused};
-pub use protocol::{EndTime, Event, LogFilter, Phase, Status};
+pub use protocol::{EndTime, Event, Keep, LogFilter, Phase, Status};
 pub use standby::{Assignment, STANDBY_FILE, Standby};

@@ -16,7 +16,8 @@ pub const PAUSED_FILE: &str = "paused.json";
 /// No record is longer: see the launch file.
 const MAX_BYTES: u64 = 8 << 20;
 
-/// Writes the record of the sandbox directory `dir`; it is on stable storage when this returns.
+/// Writes the record of the sandbox directory `dir`; it is on stable storage when this returns, and so is the directory's
+/// own name.
 ///
 /// # Errors
 /// When it cannot be written. There is none then, or one that was there before.
@@ -25,8 +26,15 @@ pub fn write_paused(dir: &Path, paused: &PausedSandbox) -> io::Result<()> {
     let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
     file.write_all(&serde_json::to_vec(paused)?)?;
     file.sync_all()?;
+    // Nobody had a reason to sync it when the sandbox was made.
+    sync_dir(&dir.join(".."))?;
     std::fs::rename(&new, path)?;
-    sync_dir(dir)
+    let synced = sync_dir(dir);
+    if synced.is_err() {
+        // Whoever is told that it failed deletes the build: its record must not be there after all.
+        remove_paused(dir)?;
+    }
+    synced
 }
 
 /// The record of the sandbox directory `dir`, if its sandbox was paused.

@@ -52,6 +52,17 @@ pub enum Event {
     },
 }
 
+/// What a pause keeps of a sandbox.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Keep {
+    /// Its memory, its disk and what its devices were doing: it goes on where it was.
+    #[default]
+    Everything,
+    /// Its disk, after its guest has written everything to it: it boots from that.
+    Disk,
+}
+
 /// A new end time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndTime {

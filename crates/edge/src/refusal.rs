@@ -25,6 +25,8 @@ pub(crate) enum Refusal {
     NotFound(SandboxId),
     /// The sandbox is paused, and there is no room for it now.
     NoRoom(SandboxId),
+    /// The sandbox is paused and can only be booted from its disk, which nobody who sends a request would hear of.
+    NeedsReboot(SandboxId),
     /// The sandbox is paused and could not be resumed.
     NotResumed(SandboxId),
     /// The sandbox is paused and was not resumed in time.
@@ -70,6 +72,7 @@ impl Refusal {
             Self::NoRoom(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::TimedOut(..) | Self::WakeTimedOut(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::NotFound(_)
+            | Self::NeedsReboot(_)
             | Self::NotResumed(_)
             | Self::PortClosed(..)
             | Self::BrokenAnswer(..)
@@ -86,6 +89,11 @@ impl Refusal {
             Self::NotFound(id) => ("The sandbox was not found".to_owned(), Some(id), None),
             Self::NoRoom(id) => {
                 ("The sandbox is paused and there is no room to resume it now".to_owned(), Some(id), None)
+            }
+            Self::NeedsReboot(id) => {
+                let message = "The sandbox is paused without a memory that it could go on with, and a request does not \
+                               reboot it: connect to it";
+                (message.to_owned(), Some(id), None)
             }
             Self::NotResumed(id) => {
                 ("The sandbox is paused and could not be resumed".to_owned(), Some(id), None)

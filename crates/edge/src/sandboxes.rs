@@ -45,6 +45,9 @@ pub enum WakeError {
     /// There is no room for it now: on this host, or in its team's limit. Trying again later is worth it.
     #[error("there is no room to resume the sandbox: {0}")]
     NoRoom(String),
+    /// It has no memory to go on with, and a request does not boot it from its disk.
+    #[error("the sandbox needs a reboot: {0}")]
+    NeedsReboot(String),
     /// It could not be resumed. The reason is for the log, not for whoever sent the request.
     #[error("the sandbox could not be resumed: {0}")]
     Failed(String),

@@ -18,6 +18,10 @@ pub(crate) async fn wake(edge: &Edge, id: &SandboxId) -> Result<(), Refusal> {
             tracing::info!(sandbox = %id, %error, "a request did not wake its sandbox");
             Err(Refusal::NoRoom(id.clone()))
         }
+        Ok(Err(error @ WakeError::NeedsReboot(_))) => {
+            tracing::info!(sandbox = %id, %error, "a request did not wake its sandbox");
+            Err(Refusal::NeedsReboot(id.clone()))
+        }
         Ok(Err(error @ WakeError::Failed(_))) => {
             tracing::warn!(sandbox = %id, %error, "a request did not wake its sandbox");
             Err(Refusal::NotResumed(id.clone()))

@@ -4,7 +4,12 @@
 //! |---|---|---|
 //! | none | none or any | accepted: whoever comes first |
 //! | some | the same | accepted |
-//! | some | none or another | 401 |
+//! | some | none or another, from the host, with a `lifecycleID` other than the one held | accepted |
+//! | some | none or another, otherwise | 401 |
+//!
+//! The third row is a sandbox that was made from a snapshot of another one, whose token nobody knows any more: it gets
+//! its own. The host is known by its address, which no process in the machine can have without being root, and it does
+//! not let others reach this route.
 //!
 //! A `lifecycleID` other than the one held says that the machine was booted or resumed since: its clock stands, and all
 //! copies of it have one name and draw the same random numbers. That is put right before anything else; a machine whose
@@ -32,6 +37,7 @@ use model::{LogLevel, Secret};
 use self::body::InitBody;
 use self::clock::{HostTime, Rule};
 use crate::error::HttpError;
+use crate::server::Peer;
 use crate::state::{Envd, Settings};
 
 pub(crate) use self::machine::Machine;
@@ -47,11 +53,13 @@ pub(crate) fn router(state: Arc<Envd>) -> Router {
 
 async fn init(State(envd): State<Arc<Envd>>, request: Request) -> Response {
     let received = Instant::now();
+    let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
+    let from_host = envd.options().host.is_some_and(|host| Some(host.ip()) == peer);
     let body = match Bytes::from_request(request, &()).await {
         Ok(body) => body,
         Err(rejection) => return rejection.into_response(),
     };
-    let task = tokio::spawn(async move { apply(&envd, &body, received).await });
+    let task = tokio::spawn(async move { apply(&envd, &body, from_host, received).await });
     let mut response = match task.await {
         Ok(Ok(())) => StatusCode::NO_CONTENT.into_response(),
         Ok(Err(error)) => error.into_response(),
@@ -66,15 +74,16 @@ fn failed(message: impl Into<String>) -> HttpError {
 }
 
 /// Does what the request says.
-async fn apply(envd: &Envd, body: &[u8], received: Instant) -> Result<(), HttpError> {
+async fn apply(envd: &Envd, body: &[u8], from_host: bool, received: Instant) -> Result<(), HttpError> {
     let mut body = InitBody::parse(body).map_err(HttpError::bad_request)?;
     let mut since = envd.machine().lock().await;
     let (first, changed) = {
         let settings = envd.settings();
-        if !is_authorised(settings.access_token.as_deref(), body.access_token.as_deref()) {
+        let changed = body.lifecycle_id.is_some() && body.lifecycle_id != settings.lifecycle_id;
+        let reborn = from_host && changed;
+        if !reborn && !is_authorised(settings.access_token.as_deref(), body.access_token.as_deref()) {
             return Err(HttpError::unauthorized("access token validation failed"));
         }
-        let changed = body.lifecycle_id.is_some() && body.lifecycle_id != settings.lifecycle_id;
         if let (Some(last), Some(this)) = (settings.last_init, body.timestamp)
             && this < last
             // The clock of the host before says nothing about the one of this host.

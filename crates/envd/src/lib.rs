@@ -6,7 +6,7 @@
 //! connection -> server -> cors -> auth (access token) -> user (Basic auth) -+-> process      process.Process
 //!                                                                            +-> filesystem   filesystem.Filesystem
 //!                                                                            +-> files        GET, POST /files
-//!                                                                            +-> health, init, metrics, envs, snapshot, sync
+//!                                                                            +-> health, init, metrics, envs, snapshot, sync, fsfreeze
 //! ```
 //!
 //! What holds everywhere:
@@ -29,6 +29,7 @@ mod envs;
 mod error;
 mod files;
 mod filesystem;
+mod fsfreeze;
 mod health;
 mod init;
 mod metrics;

@@ -14,6 +14,8 @@ use crate::args::Options;
 use crate::push;
 use crate::state::Envd;
 
+pub(crate) use self::listener::Peer;
+
 /// How many files the daemon may have open: a connection and up to four pipes for each of many processes at once.
 const OPEN_FILES: u64 = 65_536;
 

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use crate::args::Options;
 use crate::cgroups::Cgroups;
+use crate::fsfreeze::Freezer;
 use crate::init::Machine;
 use crate::metrics::CpuMeter;
 use crate::push::{LogQueue, Shipping};
@@ -23,6 +24,7 @@ pub(crate) struct Envd {
     cgroups: Cgroups,
     cpu_meter: CpuMeter,
     flush: Flush,
+    freezer: Freezer,
     log: Arc<LogQueue>,
     machine: Machine,
     resumes: watch::Sender<u64>,
@@ -60,6 +62,7 @@ impl Envd {
             cgroups,
             cpu_meter: CpuMeter::default(),
             flush: Flush::default(),
+            freezer: Freezer::default(),
             resumes: watch::Sender::new(0),
             shipping: Shipping::default(),
             settings: RwLock::new(Settings {
@@ -103,6 +106,11 @@ impl Envd {
     /// Writes everything to the disks.
     pub(crate) fn flush(&self) -> &Flush {
         &self.flush
+    }
+
+    /// Keeps the root file system as it is.
+    pub(crate) fn freezer(&self) -> &Freezer {
+        &self.freezer
     }
 
     /// How busy the processors are.

@@ -65,6 +65,23 @@ fn only_who_holds_the_token_may_initialise_again() {
 }
 
 #[test]
+fn the_host_may_make_another_sandbox_of_it() {
+    for (host, accepted) in [("127.0.0.1:9", true), ("127.0.0.2:9", false)] {
+        let daemon = Daemon::with_args(&["-host", host]);
+        let client = daemon.client();
+        let init = |body: Value| client.http("POST", "/init", &body.to_string()).status;
+        assert_eq!(init(json!({"accessToken": "a", "lifecycleID": "1", "envVars": {"X": "1"}})), 204);
+        // The life that it is in.
+        assert_eq!(init(json!({"accessToken": "b", "lifecycleID": "1"})), 401);
+        assert_eq!(init(json!({"accessToken": "b"})), 401);
+        let expected = if accepted { (204, 200, 401) } else { (401, 401, 200) };
+        let status = init(json!({"accessToken": "b", "lifecycleID": "2", "envVars": {}}));
+        let token = |token| daemon.client().token(token).http("GET", "/envs", "").status;
+        assert_eq!((status, token("b"), token("a")), expected, "{host}");
+    }
+}
+
+#[test]
 fn variables_are_replaced_as_a_whole() {
     let daemon = Daemon::start();
     let client = daemon.client();

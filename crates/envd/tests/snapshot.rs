@@ -27,6 +27,26 @@ fn the_routes_for_the_host_need_the_token_once_there_is_one() {
 }
 
 #[test]
+fn nothing_is_frozen_outside_a_guest_and_nobody_but_the_host_may_ask() {
+    let daemon = Daemon::start();
+    for path in ["/fsfreeze", "/fsthaw"] {
+        assert_eq!(daemon.client().http("POST", path, "").status, 503, "{path}");
+        assert_eq!(daemon.client().http("GET", path, "").status, 405, "{path}");
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let hosts = directory.path().join("hosts");
+    std::fs::write(&hosts, "").unwrap();
+    // It has no host, so nobody is it.
+    let Some(daemon) = guest(&hosts) else { return };
+    let client = daemon.client();
+    for path in ["/fsfreeze", "/fsthaw"] {
+        assert_eq!(client.http("POST", path, "").status, 403, "{path}");
+    }
+    assert_eq!(client.http("POST", "/init", r#"{"accessToken":"secret"}"#).status, 204);
+    assert_eq!(client.http("POST", "/fsfreeze", "").status, 401);
+}
+
+#[test]
 fn many_flushes_at_once_all_end() {
     let daemon = Daemon::start();
     let mut file = tempfile::tempfile().unwrap();

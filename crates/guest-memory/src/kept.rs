@@ -7,31 +7,13 @@ use std::thread;
 use build::PAGE_BYTES;
 
 use crate::reader::MemoryReader;
+use crate::room::Room;
 use crate::{ranges, to_usize};
 
 /// From this many bytes on, another thread helps: its start has to pay.
 const SHARE: usize = 8 << 20;
 /// More threads than this only wait for each other: memory is no faster.
 const MOST_THREADS: usize = 4;
-
-/// Memory that is there, and not only promised: its pages are touched before anything waits for them.
-#[derive(Debug, Default)]
-pub struct Room(Vec<u8>);
-
-impl Room {
-    /// For so many pages.
-    #[must_use]
-    pub fn new(pages: u64) -> Self {
-        let mut bytes = Vec::new();
-        grow(&mut bytes, to_usize(pages * PAGE_BYTES));
-        Self(bytes)
-    }
-}
-
-/// Makes `bytes` longer. Writing something else than zeros makes the kernel give the memory now.
-fn grow(bytes: &mut Vec<u8>, length: usize) {
-    bytes.resize(length, 0xff);
-}
 
 /// The kept pages.
 #[derive(Debug)]
@@ -40,7 +22,7 @@ pub struct Kept {
     ranges: Vec<Range<u64>>,
     /// Where each range begins in `bytes`.
     starts: Vec<usize>,
-    bytes: Vec<u8>,
+    bytes: Room,
     pages: u64,
 }
 
@@ -48,7 +30,7 @@ impl Kept {
     /// Copies `wanted`. In `room` for as many it takes no longer than copying does.
     ///
     /// # Errors
-    /// When they cannot be read.
+    /// When they cannot be read, or there is no memory for them.
     pub fn copy(reader: &dyn MemoryReader, wanted: &[Range<u64>], room: Room) -> io::Result<Self> {
         let ranges = ranges::normalize(wanted.to_vec());
         let mut starts = Vec::with_capacity(ranges.len());
@@ -57,13 +39,12 @@ impl Kept {
             starts.push(length);
             length += to_usize((range.end - range.start) * PAGE_BYTES);
         }
-        let Room(mut bytes) = room;
-        grow(&mut bytes, length);
+        let mut bytes = if room.len() < length { Room::new(length as u64 / PAGE_BYTES)? } else { room };
         let threads = thread::available_parallelism().map_or(1, |count| count.get().min(MOST_THREADS));
         let share = length.div_ceil(threads).max(SHARE);
         // Each thread gets pieces of ranges that are `share` bytes together.
         let mut shares: Vec<Vec<(u64, &mut [u8])>> = Vec::new();
-        let (mut rest, mut full) = (&mut bytes[..], share);
+        let (mut rest, mut full) = (&mut bytes[..length], share);
         for range in &ranges {
             let mut page = range.start;
             while page < range.end {
@@ -90,7 +71,9 @@ impl Kept {
             let helpers: Vec<_> = shares.into_iter().map(|share| scope.spawn(move || read(share))).collect();
             let ours = read(first);
             let theirs = helpers.into_iter().map(|helper| {
-                helper.join().unwrap_or_else(|_| Err(io::Error::other("a thread that copies memory panicked")))
+                helper
+                    .join()
+                    .unwrap_or_else(|_| Err(io::Error::other("a thread that copies memory panicked")))
             });
             theirs.fold(ours, io::Result::and)
         })?;

@@ -28,6 +28,7 @@ mod pagemap;
 mod ranges;
 mod reader;
 mod region;
+mod room;
 mod server;
 mod uffd;
 
@@ -35,6 +36,7 @@ pub use listener::Listener;
 pub use memory::GuestMemory;
 pub use reader::{MemfdReader, MemoryReader, ProcessReader};
 pub use region::{Region, RegionError};
+pub use room::Room;
 pub use server::{Options, PageServer, PageServerError, Stats};
 
 /// Sizes and offsets in memory, which a 64-bit system can address.

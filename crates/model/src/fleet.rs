@@ -24,7 +24,9 @@ pub struct CreateSandbox {
     pub env: BTreeMap<String, String>,
     pub network: NetworkPolicy,
     pub on_timeout: OnTimeout,
+    pub auto_pause_memory: bool,
     pub auto_resume: bool,
+    pub auto_resume_reboots: bool,
     pub envd_token: Option<Secret>,
     pub traffic_token: Option<Secret>,
     /// From now until the sandbox ends by itself. Becomes [`SandboxSpec::timeout_secs`](crate::SandboxSpec::timeout_secs).
@@ -39,6 +41,29 @@ pub struct Connected {
     pub record: SandboxRecord,
     /// Whether it was paused before.
     pub resumed: bool,
+}
+
+/// How a paused sandbox comes back.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum WayBack {
+    /// With its memory. Where none was kept, or what was kept is damaged, a new kernel boots from its disk.
+    #[default]
+    Best,
+    /// A new kernel boots from its disk, whatever there is of its memory.
+    Reboot,
+    /// With its memory or not at all: nobody who could be told of a reboot asks for it.
+    WithMemory,
+}
+
+/// What a running sandbox was at one moment, kept.
+#[derive(Debug, Clone)]
+pub struct Snapshotted {
+    /// Sandboxes start from it.
+    pub build: BuildId,
+    /// The machine.
+    pub shape: Shape,
+    /// Version of the guest daemon in it.
+    pub envd_version: String,
 }
 
 /// Which samples are wanted; both ends included, `None` is open.
@@ -81,6 +106,9 @@ pub enum FleetError {
     /// The sandbox is in a state that does not allow the request.
     #[error("{0}")]
     Conflict(String),
+    /// The sandbox has no memory to go on with, and a reboot was not wanted. It is still paused.
+    #[error("{0}")]
+    NeedsReboot(String),
     /// The sandbox could not be started or resumed. A paused one is still paused.
     #[error("{0}")]
     StartFailed(String),
@@ -112,19 +140,29 @@ pub trait Fleet: Send + Sync + 'static {
         only_extend: bool,
     ) -> Result<SandboxRecord, FleetError>;
 
-    /// Pauses a sandbox with its memory. When it returns, the pause survives a power cut and the sandbox uses neither
-    /// processor nor memory. [`FleetError::Conflict`] when it is paused already or being paused; after every other
-    /// error it runs on.
-    async fn pause(&self, team: &TeamId, id: &SandboxId) -> Result<(), FleetError>;
+    /// Pauses a sandbox: with its memory, or with its disk alone, to which its guest has written everything. When it
+    /// returns, the pause survives a power cut and the sandbox uses neither processor nor memory.
+    /// [`FleetError::Conflict`] when it is paused already or being paused; after every other error it runs on.
+    async fn pause(&self, team: &TeamId, id: &SandboxId, memory: bool) -> Result<(), FleetError>;
+
+    /// Makes a build of what a running sandbox is now; the sandbox runs on. When it returns, the build survives a power cut,
+    /// and [`Fleet::create`] takes it. It is kept until [`Fleet::forget`]. [`FleetError::Conflict`] when the sandbox is
+    /// paused.
+    async fn snapshot(&self, team: &TeamId, id: &SandboxId) -> Result<Snapshotted, FleetError>;
+
+    /// Nobody makes sandboxes from this build any more: it is deleted as soon as nothing reads from it. Returns when what
+    /// can be deleted now is.
+    async fn forget(&self, build: &BuildId);
 
     /// Makes sure that a sandbox runs. A running one lives at least `timeout` from now, never shorter than before; a
-    /// paused one is resumed and lives `timeout` from now. Calls for the same sandbox at once resume it once, and one
-    /// that comes while it is being paused or resumed waits for that.
+    /// paused one comes back as `way` says and lives `timeout` from now. Calls for the same sandbox at once resume it
+    /// once, and one that comes while it is being paused or resumed waits for that.
     async fn connect(
         &self,
         team: &TeamId,
         id: &SandboxId,
         timeout: Duration,
+        way: WayBack,
     ) -> Result<Connected, FleetError>;
 
     /// Resumes a paused sandbox, which then lives `timeout` from now. `auto_pause` changes what happens at its end
@@ -134,6 +172,7 @@ pub trait Fleet: Send + Sync + 'static {
         team: &TeamId,
         id: &SandboxId,
         timeout: Duration,
+        way: WayBack,
         auto_pause: Option<bool>,
     ) -> Result<SandboxRecord, FleetError>;
 

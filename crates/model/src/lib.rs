@@ -13,7 +13,7 @@ mod quantity;
 mod sandbox;
 mod secret;
 
-pub use fleet::{Connected, CreateSandbox, Fleet, FleetError, LogQuery, MetricRange};
+pub use fleet::{Connected, CreateSandbox, Fleet, FleetError, LogQuery, MetricRange, Snapshotted, WayBack};
 pub use id::{BuildId, KeyId, ParseIdError, SandboxId, TeamId, TemplateId};
 pub use log::{LogEntry, LogLevel, LogSource};
 pub use metric::MetricSample;

@@ -10,11 +10,8 @@ use crate::{BuildId, SandboxSpec};
 pub struct PausedSandbox {
     /// What it was asked to be.
     pub spec: SandboxSpec,
-    /// The build that holds its memory and its disk.
+    /// The build that holds its disk and, if it was kept, its memory.
     pub build: BuildId,
-    /// The builds that were made for this sandbox alone and that `build` still reads from, itself included. They are
-    /// deleted with the sandbox.
-    pub builds: Vec<BuildId>,
     /// When it was paused.
     pub paused_at: Timestamp,
     /// Version of its guest daemon.

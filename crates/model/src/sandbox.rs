@@ -65,9 +65,15 @@ pub struct SandboxSpec {
     pub network: NetworkPolicy,
     /// What happens at its end time.
     pub on_timeout: OnTimeout,
+    /// Whether a pause at its end time keeps its memory, or only its disk.
+    #[serde(default = "with_memory")]
+    pub auto_pause_memory: bool,
     /// Whether a request to one of its ports resumes it when it is paused.
     #[serde(default)]
     pub auto_resume: bool,
+    /// Whether such a request may boot it from its disk, when there is no memory to go on with.
+    #[serde(default)]
+    pub auto_resume_reboots: bool,
     /// The life it was made with, in seconds; what a resume by traffic gives it again. Zero in a specification that was
     /// written before this was kept.
     #[serde(default)]
@@ -83,6 +89,11 @@ pub struct SandboxSpec {
     /// The client's key that makes a repeated create return this sandbox instead of another.
     #[serde(default)]
     pub idempotency_key: Option<String>,
+}
+
+/// As it was before there was a choice.
+const fn with_memory() -> bool {
+    true
 }
 
 /// Whether a sandbox's processes run. What is on its way from one state to the other counts as what it will be: one
@@ -120,6 +131,9 @@ pub struct SandboxRecord {
     pub running_since: Timestamp,
     /// Version of its guest daemon.
     pub envd_version: String,
+    /// Why a new kernel was booted from its disk when it was last started, if that was done instead of going on with its
+    /// memory.
+    pub rebooted: Option<String>,
     /// Its private directory on this host.
     pub dir: PathBuf,
 }
@@ -138,9 +152,11 @@ pub enum EndReason {
     StartFailed(String),
     /// Its virtual machine monitor died.
     VmmDied(String),
+    /// The memory that it was to go on with, or went on with so far, is damaged; the detail names the object.
+    MemoryUnusable(String),
     /// Its supervisor died.
     SupervisorDied,
-    /// It was paused: this build holds its memory and its disk.
+    /// It was paused: this build holds its disk and, unless that was not wanted, its memory.
     Paused(BuildId),
 }
 
@@ -157,7 +173,7 @@ mod tests {
             "end_at":"2026-01-02T03:09:05Z"}"#;
         let spec: SandboxSpec = serde_json::from_str(old).unwrap();
         assert_eq!(spec.on_timeout, OnTimeout::Pause);
-        assert!(!spec.auto_resume);
+        assert!(!spec.auto_resume && !spec.auto_resume_reboots && spec.auto_pause_memory);
         assert_eq!(spec.timeout_secs, 0);
     }
 

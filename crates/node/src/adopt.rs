@@ -5,6 +5,7 @@ use std::io::{self, Read, Seek};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use cgroup::{Hierarchy, Removal};
 use control::{Client, Launch, Phase, Status};
@@ -23,6 +24,8 @@ use crate::process::{SUPERVISOR_LOG, SupervisorProcess};
 use crate::release::{Holdings, Leave, remove_group};
 use crate::start::Run;
 
+/// Between two attempts to write down what became of a sandbox.
+const SETTLE_PAUSE: Duration = Duration::from_secs(2);
 /// Lines of the supervisor's own log that are repeated in the server's when a sandbox failed.
 const LAST_WORDS: usize = 12;
 /// They are looked for in this much of the end of it.
@@ -157,7 +160,13 @@ impl Node {
         };
         let Status { phase, end_at, envd_version, .. } = status;
         let first = View { phase, end_at, envd_version, pausing: phase == Phase::Pausing, ended: None };
+        let references = self.shared.paused.references();
+        // Which of its own it reads from, only its supervisor knows.
+        let mut needed = references.hold_all_of(&id);
+        needed.extend(launch.start.build().map(|build| references.hold(build)));
         let run = Run {
+            start: launch.start,
+            needed,
             resumed: self.shared.paused.get(&id).is_some(),
             running_since: launch.running_since,
             spec: Arc::new(launch.spec),
@@ -182,11 +191,21 @@ pub(crate) async fn follow(
     let mut following = Following::new(&entry, &view, &node.shared);
     let Ending { why, leave } = following.until_over(holdings.process.as_ref()).await;
     let had_run = following.had_run;
+    if let (EndReason::MemoryUnusable(why), Some(build)) = (&why, entry.start.build()) {
+        node.shared.paused.references().damaged(build, why);
+    }
     node.settle(&entry, &why).await;
     // From here on clients are told that it does not exist, or is paused.
     view.send_modify(|view| view.ended = Some(why.clone()));
     node.tell_ended(id);
-    if matches!(why, EndReason::StartFailed(_) | EndReason::VmmDied(_) | EndReason::SupervisorDied) {
+    let failed = matches!(
+        why,
+        EndReason::StartFailed(_)
+            | EndReason::VmmDied(_)
+            | EndReason::MemoryUnusable(_)
+            | EndReason::SupervisorDied
+    );
+    if failed {
         tracing::warn!(sandbox = %id, ?why, last_words = last_words(&entry.dir), "the sandbox failed");
     } else {
         tracing::info!(sandbox = %id, ?why, "the sandbox ended");
@@ -198,32 +217,21 @@ pub(crate) async fn follow(
         node.shared.paused.clean().await;
     }
     node.remove(id);
+    entry.need(Vec::new());
+    node.shared.paused.references().collect().await;
     drop(room);
     drop(released);
 }
 
 impl Node {
-    /// What an end means for the record of a sandbox: a pause replaces it, an end that was meant deletes it, and after any
-    /// other the sandbox is back at the snapshot it was resumed from.
+    /// Keeps the record of a sandbox up to date with its end.
+    ///
+    /// Tried until it is done: the directory, which is deleted next, has the only other copy of what a client was told.
     async fn settle(&self, entry: &Entry, why: &EndReason) {
         let id = &entry.spec.id;
-        let settled = match why {
-            EndReason::Killed | EndReason::TimedOut | EndReason::GuestExited => {
-                // A kill that came too late to stop the pause.
-                let taken_back = control::remove_paused(&entry.dir).map_err(|error| error.to_string());
-                taken_back.and(self.shared.paused.forget(id).await.map(drop))
-            }
-            EndReason::Paused(_)
-            | EndReason::StartFailed(_)
-            | EndReason::VmmDied(_)
-            | EndReason::SupervisorDied => match control::read_paused(&entry.dir) {
-                Ok(Some(record)) => self.shared.paused.record(record).await,
-                Ok(None) => Ok(()),
-                Err(error) => Err(error.to_string()),
-            },
-        };
-        if let Err(error) = settled {
-            tracing::error!(sandbox = %id, ?why, error, "keeping the record of the sandbox up to date failed");
+        while let Err(error) = self.shared.paused.settle(id, &entry.dir, why).await {
+            tracing::error!(sandbox = %id, ?why, error, "keeping the record of the sandbox up to date failed; trying again");
+            tokio::time::sleep(SETTLE_PAUSE).await;
         }
     }
 }

@@ -2,14 +2,16 @@
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use control::{Client, Phase};
+use control::{Client, Phase, Start};
 use jiff::Timestamp;
 use model::{EndReason, FleetError, SandboxRecord, SandboxSpec, SandboxState};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+
+use crate::references::Hold;
 
 /// A supervisor takes a kill in microseconds; one that is starved or stopped is not waited for longer.
 const ASK_PATIENCE: Duration = Duration::from_secs(2);
@@ -34,6 +36,8 @@ pub(crate) struct Entry {
     pub(crate) spec: Arc<SandboxSpec>,
     /// When it was started or resumed.
     pub(crate) running_since: Timestamp,
+    /// What it was started from.
+    pub(crate) start: Start,
     /// Whether it goes on from a snapshot of its own.
     pub(crate) resumed: bool,
     pub(crate) dir: PathBuf,
@@ -44,9 +48,16 @@ pub(crate) struct Entry {
     pub(crate) force: CancellationToken,
     /// Cancelled when nothing of the sandbox is left.
     pub(crate) released: CancellationToken,
+    /// The builds that its supervisor reads from.
+    pub(crate) needed: Mutex<Vec<Hold>>,
 }
 
 impl Entry {
+    /// From now on it needs these builds, and no others.
+    pub(crate) fn need(&self, builds: Vec<Hold>) {
+        *self.needed.lock().unwrap_or_else(PoisonError::into_inner) = builds;
+    }
+
     /// Whether clients may see it: it runs, is being paused, or is being resumed.
     pub(crate) fn exists(&self) -> bool {
         let view = self.view.borrow();
@@ -78,6 +89,10 @@ impl Entry {
             running_since: self.running_since,
             end_at: view.end_at,
             envd_version: view.envd_version.clone(),
+            rebooted: match &self.start {
+                Start::Reboot(reboot) => Some(reboot.why.clone()),
+                Start::Boot(_) | Start::Resume(_) => None,
+            },
             dir: self.dir.clone(),
         }
     }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use control::ClientError;
+use control::{ClientError, Keep};
 use model::{
-    Connected, CreateSandbox, Fleet, FleetError, LogEntry, LogQuery, MetricRange, MetricSample,
-    PausedSandbox, SandboxId, SandboxRecord, SandboxState, TeamId,
+    BuildId, Connected, CreateSandbox, Fleet, FleetError, LogEntry, LogQuery, MetricRange, MetricSample,
+    PausedSandbox, SandboxId, SandboxRecord, SandboxState, Snapshotted, TeamId, WayBack,
 };
 
 use crate::entry::Entry;
@@ -75,20 +75,32 @@ impl Fleet for Node {
         self.move_end(&entry, timeout, only_extend, false).await
     }
 
-    async fn pause(&self, team: &TeamId, id: &SandboxId) -> Result<(), FleetError> {
+    async fn pause(&self, team: &TeamId, id: &SandboxId, memory: bool) -> Result<(), FleetError> {
         let entry = self.running_of(team, id)?;
-        let node = self.clone();
         detached(id, async move {
-            entry.client.pause().await.map_err(|error| asked(&entry, &error))?;
-            // Whoever follows it enters it into the catalog, and releases what it held.
-            entry.released.cancelled().await;
-            match node.shared.paused.get(&entry.spec.id) {
-                Some(_) => Ok(()),
-                // Somebody killed it since.
-                None => Err(FleetError::NotFound(entry.spec.id.clone())),
-            }
+            // Its supervisor has committed it then. Whoever follows it enters it into the catalog and releases what it
+            // held, which nobody needs to wait for: until then, whoever wants to use the sandbox waits for that.
+            let keep = if memory { Keep::Everything } else { Keep::Disk };
+            entry.client.pause(keep).await.map_err(|error| asked(&entry, &error))?;
+            // What the supervisor pushes may come later than its answer.
+            let mut seen = entry.view.clone();
+            let arrived = seen.wait_for(|view| view.pausing || view.ended.is_some());
+            let _ = tokio::time::timeout(PUSH_PATIENCE, arrived).await;
+            Ok(())
         })
         .await
+    }
+
+    async fn snapshot(&self, team: &TeamId, id: &SandboxId) -> Result<Snapshotted, FleetError> {
+        let entry = self.running_of(team, id)?;
+        let node = self.clone();
+        detached(id, async move { node.snapshot_of(&entry).await }).await
+    }
+
+    async fn forget(&self, build: &BuildId) {
+        let kept = self.shared.kept().remove(build);
+        drop(kept);
+        self.shared.paused.references().collect().await;
     }
 
     async fn connect(
@@ -96,9 +108,10 @@ impl Fleet for Node {
         team: &TeamId,
         id: &SandboxId,
         timeout: Duration,
+        way: WayBack,
     ) -> Result<Connected, FleetError> {
         let (node, team, name) = (self.clone(), team.clone(), id.clone());
-        detached(id, async move { node.wake(&name, &team, timeout).await }).await
+        detached(id, async move { node.wake(&name, &team, timeout, way).await }).await
     }
 
     async fn resume(
@@ -106,10 +119,11 @@ impl Fleet for Node {
         team: &TeamId,
         id: &SandboxId,
         timeout: Duration,
+        way: WayBack,
         auto_pause: Option<bool>,
     ) -> Result<SandboxRecord, FleetError> {
         let (node, team, name) = (self.clone(), team.clone(), id.clone());
-        detached(id, async move { node.resume_now(&team, &name, timeout, auto_pause).await }).await
+        detached(id, async move { node.resume_now(&team, &name, timeout, way, auto_pause).await }).await
     }
 
     async fn kill(&self, team: &TeamId, id: &SandboxId) -> Result<(), FleetError> {
@@ -163,6 +177,21 @@ impl Node {
         }
     }
 
+    /// Has a build made of a sandbox that runs on, and keeps it.
+    async fn snapshot_of(&self, entry: &Entry) -> Result<Snapshotted, FleetError> {
+        let references = self.shared.paused.references();
+        let build = BuildId::random();
+        // From before it exists.
+        let hold = references.hold(&build);
+        entry.client.snapshot(&build).await.map_err(|error| asked(entry, &error))?;
+        let kept = references.enter(&build).await;
+        self.shared.kept().insert(build.clone(), kept);
+        // What the sandbox becomes next is a difference from it.
+        entry.need(vec![hold]);
+        let envd_version = entry.view.borrow().envd_version.clone();
+        Ok(Snapshotted { build, shape: entry.spec.shape, envd_version })
+    }
+
     fn record_of(&self, paused: &PausedSandbox) -> SandboxRecord {
         SandboxRecord {
             spec: paused.spec.clone(),
@@ -170,6 +199,7 @@ impl Node {
             end_at: paused.paused_at,
             running_since: paused.spec.started_at,
             envd_version: paused.envd_version.clone(),
+            rebooted: None,
             dir: self.shared.config.sandboxes.join(paused.spec.id.as_str()),
         }
     }

@@ -21,6 +21,7 @@
 mod admission;
 mod adopt;
 mod config;
+mod durable;
 mod entry;
 mod fleet;
 mod follow;
@@ -28,7 +29,12 @@ mod machines;
 mod metrics;
 mod node;
 mod paused;
+#[cfg(test)]
+#[cfg(target_arch = "x86_64")]
+mod power_cut;
 mod process;
+mod reboot;
+mod references;
 mod release;
 mod remove;
 mod repeat;

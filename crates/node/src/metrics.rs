@@ -6,10 +6,18 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use crate::reboot::Cause;
+
 /// Why a sandbox ended, as a label.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Why {
     reason: String,
+}
+
+/// Why a sandbox was booted from its disk, as a label.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RebootCause {
+    cause: &'static str,
 }
 
 /// What a node counts. Cheap to clone: the clones count together.
@@ -17,6 +25,7 @@ struct Why {
 pub struct NodeMetrics {
     started: Counter,
     ended: Family<Why, Counter>,
+    rebooted: Family<RebootCause, Counter>,
     running: Gauge,
     forced: Counter,
 }
@@ -26,6 +35,11 @@ impl NodeMetrics {
     pub fn register(&self, registry: &mut Registry) {
         registry.register("coldframe_sandboxes_started", "Sandboxes that became ready", self.started.clone());
         registry.register("coldframe_sandboxes_ended", "Sandboxes that ended, by reason", self.ended.clone());
+        registry.register(
+            "coldframe_sandboxes_rebooted",
+            "Sandboxes that were booted from their disk in place of going on with their memory, by cause",
+            self.rebooted.clone(),
+        );
         registry.register("coldframe_sandboxes_running", "Sandboxes that run now", self.running.clone());
         registry.register(
             "coldframe_cgroup_forced_removals",
@@ -51,6 +65,7 @@ impl NodeMetrics {
             E::GuestExited => "guest_exited",
             E::StartFailed(_) => "start_failed",
             E::VmmDied(_) => "vmm_died",
+            E::MemoryUnusable(_) => "memory_unusable",
             E::SupervisorDied => "supervisor_died",
             E::Paused(_) => "paused",
         };
@@ -58,6 +73,10 @@ impl NodeMetrics {
         if had_run {
             self.running.dec();
         }
+    }
+
+    pub(crate) fn rebooted(&self, cause: &Cause) {
+        self.rebooted.get_or_create(&RebootCause { cause: cause.label() }).inc();
     }
 
     pub(crate) fn cgroup_forced(&self) {

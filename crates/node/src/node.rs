@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use cgroup::Hierarchy;
 use futures_util::future::join_all;
-use model::{SandboxId, SandboxSpec};
+use model::{BuildId, SandboxId, SandboxSpec};
 use tokio::sync::broadcast;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -17,6 +17,7 @@ use crate::entry::Entry;
 use crate::machines::Machines;
 use crate::metrics::NodeMetrics;
 use crate::paused::{Paused, Records};
+use crate::references::Hold;
 use crate::release::Releaser;
 use crate::repeat::Repeats;
 use crate::slots::Slots;
@@ -74,11 +75,19 @@ pub(crate) struct Shared {
     pub(crate) paused: Paused,
     pub(crate) warm: Warm,
     pub(crate) machines: Machines,
+    /// Builds that sandboxes are made from: templates and snapshots.
+    kept: Mutex<HashMap<BuildId, Hold>>,
     sandboxes: RwLock<HashMap<SandboxId, Arc<Entry>>>,
     ended: broadcast::Sender<SandboxId>,
     stop: CancellationToken,
     /// Keep the slots and the machines filled until `stop`.
     fillers: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Shared {
+    pub(crate) fn kept(&self) -> std::sync::MutexGuard<'_, HashMap<BuildId, Hold>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Ended sandboxes that a slow listener may miss.
@@ -99,9 +108,11 @@ impl Node {
             return Err(directory(std::io::Error::other(text)));
         }
         std::fs::create_dir_all(&config.sandboxes).map_err(directory)?;
+        crate::durable::keep_names(&[&config.sandboxes, &config.store]).map_err(directory)?;
         let hierarchy = Hierarchy::discover()?;
         let host = Arc::new(network::Host::prepare(config.tag, None).await?);
-        let paused = Paused::load(records, &config.store).await.map_err(NodeError::Records)?;
+        let paused =
+            Paused::load(records, &config.store, &config.sandboxes).await.map_err(NodeError::Records)?;
         let survivors = crate::adopt::survivors(&config.sandboxes).await.map_err(directory)?;
         let in_use = survivors.iter().map(|survivor| survivor.launch.slot).collect();
         paused.clean().await;
@@ -124,6 +135,7 @@ impl Node {
                 paused,
                 warm: Warm::default(),
                 machines,
+                kept: Mutex::default(),
                 sandboxes: RwLock::default(),
                 ended: broadcast::channel(ENDED_QUEUE).0,
                 stop: CancellationToken::new(),

@@ -8,13 +8,16 @@
 //! [`Transition`].
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 
-use artifacts::{LocalStore, Store};
+use artifacts::LocalStore;
 use async_trait::async_trait;
-use model::{BuildId, PausedSandbox, SandboxId};
+use model::{EndReason, PausedSandbox, SandboxId};
+
+use crate::references::{Hold, References};
 
 /// Where the records are kept, durably.
 #[async_trait]
@@ -32,28 +35,52 @@ pub trait Records: Send + Sync + 'static {
 /// The right to change what a sandbox is; given back when dropped.
 pub(crate) type Transition = tokio::sync::OwnedMutexGuard<()>;
 
+/// A record, and what keeps its build.
+struct Kept {
+    paused: Arc<PausedSandbox>,
+    _build: Hold,
+}
+
 /// All records of this node.
 pub(crate) struct Paused {
     records: Arc<dyn Records>,
     store: PathBuf,
-    map: RwLock<HashMap<SandboxId, Arc<PausedSandbox>>>,
+    /// Where the directories of sandboxes are, in which their supervisors record pauses.
+    sandboxes: PathBuf,
+    map: RwLock<HashMap<SandboxId, Kept>>,
+    references: Arc<References>,
     transitions: Mutex<HashMap<SandboxId, Weak<tokio::sync::Mutex<()>>>>,
 }
 
 impl Paused {
     /// Reads every record.
-    pub(crate) async fn load(records: Arc<dyn Records>, store: &Path) -> Result<Self, String> {
-        let map = records.all().await?.into_iter().map(|paused| (paused.spec.id.clone(), Arc::new(paused)));
-        let map = RwLock::new(map.collect());
-        Ok(Self { records, store: store.to_owned(), map, transitions: Mutex::default() })
+    pub(crate) async fn load(
+        records: Arc<dyn Records>,
+        store: &Path,
+        sandboxes: &Path,
+    ) -> Result<Self, String> {
+        let references = References::load(store).await?;
+        let keep = |paused: PausedSandbox| {
+            let build = references.hold(&paused.build);
+            (paused.spec.id.clone(), Kept { paused: Arc::new(paused), _build: build })
+        };
+        let map = RwLock::new(records.all().await?.into_iter().map(keep).collect());
+        let (store, sandboxes) = (store.to_owned(), sandboxes.to_owned());
+        Ok(Self { records, store, sandboxes, map, references, transitions: Mutex::default() })
     }
 
     pub(crate) fn get(&self, id: &SandboxId) -> Option<Arc<PausedSandbox>> {
-        self.map.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+        self.map.read().unwrap_or_else(PoisonError::into_inner).get(id).map(|kept| Arc::clone(&kept.paused))
+    }
+
+    /// What keeps builds.
+    pub(crate) fn references(&self) -> &Arc<References> {
+        &self.references
     }
 
     pub(crate) fn all(&self) -> Vec<Arc<PausedSandbox>> {
-        self.map.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        let map = self.map.read().unwrap_or_else(PoisonError::into_inner);
+        map.values().map(|kept| Arc::clone(&kept.paused)).collect()
     }
 
     /// Waits for the right to change what a sandbox is.
@@ -74,27 +101,62 @@ impl Paused {
     /// Enters a pause that its supervisor has committed. Visible at once; durable when this returns without an error.
     /// Builds that only the record before it needed are deleted.
     pub(crate) async fn record(&self, paused: PausedSandbox) -> Result<(), String> {
+        let build = self.references.enter(&paused.build).await;
         let paused = Arc::new(paused);
-        let before = self
-            .map
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(paused.spec.id.clone(), Arc::clone(&paused));
+        let kept = Kept { paused: Arc::clone(&paused), _build: build };
+        let before =
+            self.map.write().unwrap_or_else(PoisonError::into_inner).insert(paused.spec.id.clone(), kept);
         self.records.put(&paused).await?;
-        let unused =
-            before.iter().flat_map(|before| &before.builds).filter(|build| !paused.builds.contains(build));
-        self.delete(unused.cloned().collect()).await;
+        drop(before);
+        self.references.collect().await;
         Ok(())
+    }
+
+    /// What an end means for the record of a sandbox whose directory is `dir`: a pause replaces it, an end that was meant
+    /// deletes it, and after any other the sandbox is back at the snapshot it was resumed from.
+    pub(crate) async fn settle(&self, id: &SandboxId, dir: &Path, why: &EndReason) -> Result<(), String> {
+        match why {
+            EndReason::Killed | EndReason::TimedOut | EndReason::GuestExited => {
+                // A kill that came too late to stop the pause.
+                control::remove_paused(dir).map_err(|error| error.to_string())?;
+                self.forget(id).await.map(drop)
+            }
+            EndReason::Paused(_)
+            | EndReason::StartFailed(_)
+            | EndReason::VmmDied(_)
+            | EndReason::MemoryUnusable(_)
+            | EndReason::SupervisorDied => match control::read_paused(dir) {
+                Ok(Some(record)) => self.record(record).await,
+                Ok(None) => Ok(()),
+                Err(error) => {
+                    // Trying again would not help it.
+                    tracing::error!(sandbox = %id, dir = %dir.display(), %error, "a pause's record is damaged");
+                    Ok(())
+                }
+            },
+        }
     }
 
     /// Deletes a sandbox's record and its builds. Whether there was one.
     pub(crate) async fn forget(&self, id: &SandboxId) -> Result<bool, String> {
         // The record first: one without builds would be a promise that nobody can keep.
-        let Some(paused) = self.get(id) else { return Ok(false) };
+        if self.get(id).is_none() {
+            return Ok(false);
+        }
+        self.keep_removals().await.map_err(|error| format!("removing its record for good: {error}"))?;
         self.records.remove(id).await?;
-        self.map.write().unwrap_or_else(PoisonError::into_inner).remove(id);
-        self.delete(paused.builds.clone()).await;
+        let before = self.map.write().unwrap_or_else(PoisonError::into_inner).remove(id);
+        drop(before);
+        self.references.collect().await;
         Ok(true)
+    }
+
+    /// Makes sure that no power cut brings back a directory that a sandbox had before, and with it the record of a pause.
+    async fn keep_removals(&self) -> io::Result<()> {
+        let sandboxes = self.sandboxes.clone();
+        tokio::task::spawn_blocking(move || File::open(sandboxes)?.sync_all())
+            .await
+            .map_err(io::Error::other)?
     }
 
     /// Removes what supervisors that died have begun to write. What a living one writes stays.
@@ -108,24 +170,5 @@ impl Paused {
             Err(error) => error.to_string(),
         };
         tracing::error!(error, "removing builds that were never finished failed");
-    }
-
-    async fn delete(&self, builds: Vec<BuildId>) {
-        if builds.is_empty() {
-            return;
-        }
-        let path = self.store.clone();
-        let deleted = tokio::task::spawn_blocking(move || {
-            let store = LocalStore::open(&path).map_err(io::Error::other)?;
-            for build in &builds {
-                if let Err(error) = store.remove(build) {
-                    tracing::error!(%build, %error, "deleting a build that nobody needs failed");
-                }
-            }
-            io::Result::Ok(())
-        });
-        if let Err(error) = deleted.await.map_err(io::Error::other).and_then(|deleted| deleted) {
-            tracing::error!(%error, "deleting builds that nobody needs failed");
-        }
     }
 }

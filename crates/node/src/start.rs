@@ -5,12 +5,12 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use cgroup::Hierarchy;
 use control::{CgroupLimits, Client, Deadlines, Goal, Launch, Phase, SOCKET_FILE, Standby, Start};
 use jiff::{SignedDuration, Timestamp};
-use model::{CreateSandbox, FleetError, MiB, SandboxId, SandboxRecord, SandboxSpec, Shape};
+use model::{CreateSandbox, FleetError, MiB, SandboxId, SandboxRecord, SandboxSpec, Shape, WayBack};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +19,7 @@ use crate::config::NodeConfig;
 use crate::entry::{Entry, View};
 use crate::node::Node;
 use crate::process::SupervisorProcess;
+use crate::references::Hold;
 use crate::release::{Holdings, Leave};
 
 /// What a VMM needs beside the guest's memory: its own code and heap, the translator's buffer without KVM.
@@ -30,11 +31,18 @@ impl Node {
     /// Starts a sandbox and waits until it runs. Runs to its end once it is polled for the first time: call it in a
     /// task of its own.
     pub(crate) async fn start_sandbox(&self, wanted: CreateSandbox) -> Result<SandboxRecord, FleetError> {
-        let start = match self.shared.warm.of(&wanted.build) {
-            Some(build) => Start::Resume(build),
-            None => Start::Boot(self.shared.builds.files(&wanted.build).map_err(FleetError::Internal)?),
+        // From before it is looked for: whoever deletes it now does so after this start.
+        let _needed = self.shared.paused.references().hold(&wanted.build);
+        let build = match self.shared.warm.of(&wanted.build) {
+            Some(build) => build,
+            // What a sandbox was once.
+            None if self.shared.paused.references().knows(&wanted.build) => wanted.build.clone(),
+            None => {
+                let files = self.shared.builds.files(&wanted.build).map_err(FleetError::Internal)?;
+                return self.start_specified(specification(wanted), Start::Boot(files)).await;
+            }
         };
-        self.start_specified(specification(wanted), start).await
+        self.start_from(specification(wanted), &build, WayBack::Best).await
     }
 
     /// Starts a sandbox that may have existed before, and waits until it runs.
@@ -54,6 +62,9 @@ impl Node {
         goal: Goal,
     ) -> Result<Beginning, FleetError> {
         let resumed = self.shared.paused.get(&spec.id).is_some();
+        // From before its supervisor looks for it until the sandbox is over.
+        let references = self.shared.paused.references();
+        let needed = start.build().map(|build| references.hold(build)).into_iter().collect();
         let room = self.shared.admission.room(spec.shape.memory)?;
         let spec = Arc::new(spec);
         let turn = self.shared.admission.turn().await?;
@@ -70,7 +81,7 @@ impl Node {
         }
         let Spawned { netns, holdings, running_since } = match assigned {
             Some(assigned) => assigned,
-            None => self.spawn(&spec, start, goal).await?,
+            None => self.spawn(&spec, start.clone(), goal).await?,
         };
         let first = View {
             phase: Phase::Starting,
@@ -79,7 +90,7 @@ impl Node {
             pausing: false,
             ended: None,
         };
-        let run = Run { spec, running_since, resumed };
+        let run = Run { spec, start, running_since, resumed, needed };
         let entry = self.tend(run, Arc::new(netns), holdings, room, first);
         Ok(Beginning { entry, turn })
     }
@@ -145,12 +156,14 @@ impl Node {
             client: Client::new(&holdings.dir),
             dir: holdings.dir.clone(),
             spec: run.spec,
+            start: run.start,
             running_since: run.running_since,
             resumed: run.resumed,
             netns,
             view,
             force: CancellationToken::new(),
             released: CancellationToken::new(),
+            needed: Mutex::new(run.needed),
         });
         self.insert(Arc::clone(&entry));
         tokio::spawn(crate::adopt::follow(self.clone(), Arc::clone(&entry), sender, holdings, room));
@@ -186,8 +199,11 @@ impl Node {
 /// One run of a sandbox: from its start or resume until it ends or is paused.
 pub(crate) struct Run {
     pub(crate) spec: Arc<SandboxSpec>,
+    pub(crate) start: Start,
     pub(crate) running_since: Timestamp,
     pub(crate) resumed: bool,
+    /// Builds that it reads from.
+    pub(crate) needed: Vec<Hold>,
 }
 
 /// A machine that is being brought up.
@@ -257,7 +273,9 @@ fn specification(wanted: CreateSandbox) -> SandboxSpec {
         env: wanted.env,
         network: wanted.network,
         on_timeout: wanted.on_timeout,
+        auto_pause_memory: wanted.auto_pause_memory,
         auto_resume: wanted.auto_resume,
+        auto_resume_reboots: wanted.auto_resume_reboots,
         timeout_secs: wanted.timeout.as_secs(),
         envd_token: wanted.envd_token,
         traffic_token: wanted.traffic_token,

@@ -11,26 +11,42 @@ use model::{
 };
 
 use crate::node::Node;
+use crate::references::Hold;
 
 /// Whose the machines are that become templates: nobody's.
 const NOBODY: &str = "nobody";
 
 /// Which builds to go on from, by the build of the template.
 #[derive(Debug, Default)]
-pub(crate) struct Warm(RwLock<HashMap<BuildId, BuildId>>);
+pub(crate) struct Warm(RwLock<HashMap<BuildId, Hold>>);
 
 impl Warm {
     pub(crate) fn of(&self, template: &BuildId) -> Option<BuildId> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).get(template).cloned()
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(template).map(|hold| hold.build().clone())
+    }
+
+    /// The builds of the templates.
+    pub(crate) fn templates(&self) -> Vec<BuildId> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
     }
 }
 
 impl Node {
     /// From now on, sandboxes of the template's build `template` go on from `snapshot`, which is in the store, and machines
     /// of its shape stand by.
-    pub fn use_snapshot(&self, template: BuildId, snapshot: BuildId, shape: Shape) {
+    pub async fn use_snapshot(&self, template: BuildId, snapshot: BuildId, shape: Shape) {
         self.shared.machines.stand_by_for(shape);
+        let snapshot = self.shared.paused.references().enter(&snapshot).await;
         self.shared.warm.0.write().unwrap_or_else(PoisonError::into_inner).insert(template, snapshot);
+    }
+
+    /// Sandboxes are made from these builds, until somebody says otherwise ([`Fleet::forget`](model::Fleet::forget)). All
+    /// others that no sandbox needs are deleted: to be called once, when everything that is kept is known.
+    pub async fn keep_only(&self, builds: Vec<BuildId>) {
+        let references = self.shared.paused.references();
+        self.shared.kept().extend(builds.iter().map(|build| (build.clone(), references.hold(build))));
+        references.complete();
+        references.collect().await;
     }
 
     /// Starts a machine and makes it the build `snapshot`, before anybody uses it, as soon as its guest daemon answers.
@@ -57,7 +73,9 @@ impl Node {
             env: std::collections::BTreeMap::new(),
             network: NetworkPolicy::default(),
             on_timeout: OnTimeout::Kill,
+            auto_pause_memory: true,
             auto_resume: false,
+            auto_resume_reboots: false,
             timeout_secs: 0,
             envd_token: None,
             traffic_token: None,
@@ -72,9 +90,9 @@ impl Node {
         entry.released.cancelled().await;
         match ended {
             Ok(Some(EndReason::Paused(build))) if build == *snapshot => Ok(()),
-            Ok(Some(EndReason::StartFailed(why) | EndReason::VmmDied(why))) => {
-                Err(FleetError::StartFailed(why))
-            }
+            Ok(Some(
+                EndReason::StartFailed(why) | EndReason::VmmDied(why) | EndReason::MemoryUnusable(why),
+            )) => Err(FleetError::StartFailed(why)),
             other => Err(FleetError::StartFailed(format!("it ended before it was written: {other:?}"))),
         }
     }

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use control::{EndTime, Phase, Start};
+use control::{EndTime, Phase};
 use jiff::{SignedDuration, Timestamp};
-use model::{Connected, FleetError, OnTimeout, PausedSandbox, SandboxId, SandboxRecord, SandboxSpec, TeamId};
+use model::{
+    Connected, EndReason, FleetError, OnTimeout, PausedSandbox, SandboxId, SandboxRecord, SandboxSpec,
+    TeamId, WayBack,
+};
 
 use crate::entry::Entry;
 use crate::fleet::asked;
@@ -23,6 +26,7 @@ impl Node {
         id: &SandboxId,
         team: &TeamId,
         timeout: Duration,
+        way: WayBack,
     ) -> Result<Connected, FleetError> {
         loop {
             if let Found::Runs(record) = self.extend(id, team, timeout).await? {
@@ -34,7 +38,7 @@ impl Node {
                 continue;
             }
             let paused = self.shared.paused.get(id).ok_or_else(|| FleetError::NotFound(id.clone()))?;
-            let record = self.resume_paused(&paused, timeout, None).await;
+            let record = self.resume_paused(&paused, timeout, way, None).await;
             drop(transition);
             return record.map(|record| Connected { record, resumed: true });
         }
@@ -46,18 +50,21 @@ impl Node {
         team: &TeamId,
         id: &SandboxId,
         timeout: Duration,
+        way: WayBack,
         auto_pause: Option<bool>,
     ) -> Result<SandboxRecord, FleetError> {
         let _transition = self.shared.paused.transition(id).await;
         if let Some(entry) = self.entry(id).filter(|entry| entry.spec.team == *team) {
-            if entry.exists() {
+            let pausing = entry.view.borrow().pausing;
+            let runs = if pausing { self.settled(&entry).await } else { entry.exists() };
+            if runs {
                 return Err(FleetError::Conflict(format!("sandbox {id} is running already")));
             }
             entry.released.cancelled().await;
         }
         let paused = self.shared.paused.get(id).filter(|paused| paused.spec.team == *team);
         let paused = paused.ok_or_else(|| FleetError::NotFound(id.clone()))?;
-        self.resume_paused(&paused, timeout, auto_pause).await
+        self.resume_paused(&paused, timeout, way, auto_pause).await
     }
 
     /// Gives a sandbox that runs, or is about to, more time. A pause that is under way is taken back, or waited for.
@@ -76,8 +83,12 @@ impl Node {
             entry.released.cancelled().await;
             return if self.shared.paused.get(id).is_some() { Ok(Found::Paused) } else { Err(not_found()) };
         }
-        if phase == Phase::Starting {
-            entry.started().await?;
+        if phase == Phase::Starting
+            && let Err(error) = entry.started().await
+        {
+            let damaged = matches!(entry.view.borrow().ended, Some(EndReason::MemoryUnusable(_)));
+            // Whoever started it boots it from its disk now, and has the transition until that is done.
+            return if damaged && entry.resumed { Ok(Found::Paused) } else { Err(error) };
         }
         match self.move_end(&entry, timeout, true, true).await {
             Ok(record) if self.settled(&entry).await => Ok(Found::Runs(Box::new(record))),
@@ -123,6 +134,7 @@ impl Node {
         &self,
         paused: &PausedSandbox,
         timeout: Duration,
+        way: WayBack,
         auto_pause: Option<bool>,
     ) -> Result<SandboxRecord, FleetError> {
         let mut spec = paused.spec.clone();
@@ -133,6 +145,6 @@ impl Node {
             None => {}
         }
         // A sandbox that exists is not made again by the key that made it.
-        self.start_specified(spec, Start::Resume(paused.build.clone())).await
+        self.start_from(spec, &paused.build, way).await
     }
 }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use control::{EndTime, Event, LogFilter, Status};
+use control::{EndTime, Event, Keep, LogFilter, Status};
 use futures_util::stream;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
@@ -15,8 +15,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::http1::{Body, json, read_body, serve, text};
-use crate::lifecycle::Command;
 use crate::lifecycle::rules::Refusal;
+use crate::lifecycle::{Answer, Command};
 use crate::log_store::{self, LogStore};
 use crate::metrics::Samples;
 
@@ -57,7 +57,14 @@ async fn answer(request: Request<Incoming>, control: Rc<Control>) -> Response<Bo
             Ok(end) => set_end(&control, end).await,
             Err(error) => text(StatusCode::BAD_REQUEST, format!("reading the end time: {error}")),
         },
-        (Method::POST, "/v1/pause") => pause(&control).await,
+        (Method::POST, "/v1/pause") => match serde_json::from_slice::<Option<Keep>>(&body) {
+            Ok(keep) => answered(&control, |answer| Command::Pause(keep.unwrap_or_default(), answer)).await,
+            Err(error) => text(StatusCode::BAD_REQUEST, format!("reading what to keep: {error}")),
+        },
+        (Method::POST, "/v1/snapshot") => match serde_json::from_slice(&body) {
+            Ok(build) => answered(&control, |answer| Command::Snapshot(build, answer)).await,
+            Err(error) => text(StatusCode::BAD_REQUEST, format!("reading the build's name: {error}")),
+        },
         (Method::POST, "/v1/kill") => {
             // A closed queue means that it is ending already.
             let _ = control.commands.send(Command::Kill).await;
@@ -81,9 +88,10 @@ async fn set_end(control: &Control, end: EndTime) -> Response<Body> {
     }
 }
 
-async fn pause(control: &Control) -> Response<Body> {
+/// Has a pause or a snapshot made and waits for it.
+async fn answered(control: &Control, command: impl FnOnce(Answer) -> Command) -> Response<Body> {
     let (reply, answer) = oneshot::channel();
-    let sent = control.commands.send(Command::Pause(reply)).await;
+    let sent = control.commands.send(command(reply)).await;
     match (sent, answer.await) {
         (Ok(()), Ok(Ok(()))) => text(StatusCode::NO_CONTENT, ""),
         (Ok(()), Ok(Err(Refusal::State(why)))) => text(StatusCode::CONFLICT, why),

@@ -110,6 +110,16 @@ impl Guest {
         self.ask("/sync", limit).await
     }
 
+    /// Has the guest keep its root file system as it is: all that was written is on the disk, and whoever writes waits.
+    pub(crate) async fn freeze(&self, limit: Duration) -> Result<(), String> {
+        self.ask("/fsfreeze", limit).await
+    }
+
+    /// Lets everybody write again. Nothing happens to a file system that is not frozen.
+    pub(crate) async fn thaw(&self, limit: Duration) -> Result<(), String> {
+        self.ask("/fsthaw", limit).await
+    }
+
     async fn ask(&self, path: &str, limit: Duration) -> Result<(), String> {
         let answer = tokio::time::timeout(limit, self.call(Method::POST, path, Vec::new()));
         match answer.await.map_err(|_| format!("no answer within {limit:?}"))? {

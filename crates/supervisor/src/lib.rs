@@ -5,6 +5,7 @@
 //! VMM dies, it says so and exits. See [`lifecycle`] for the states.
 #![forbid(unsafe_code)]
 
+mod checkpoint;
 mod console;
 mod control_server;
 mod endpoint;

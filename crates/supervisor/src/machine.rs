@@ -1,24 +1,27 @@
 //! Putting the machine together: memory, disk, tap, console and the VMM that joins them.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::ops::Range;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use build::Pages;
+use artifacts::Image;
+use build::{BootFiles, Pages, Run};
 use cgroup::{Group, Hierarchy, Limits};
-use control::{Accel, BuildFiles, CgroupLimits, Launch, Standby, Start};
-use disk::{BlockDevice, Late, Overlay, RawImage};
-use guest_memory::{GuestMemory, PageServer};
+use control::{Accel, BuildFiles, CgroupLimits, Launch, Reboot, Standby, Start};
+use disk::{BlockDevice, Frozen, Late, Overlay, RawImage};
+use guest_memory::{GuestMemory, PageServer, dirty};
+use model::BuildId;
 use network::guest;
 use vmm::{Confinement, Driver, Machine, RootDisk, Vm};
 
-use crate::origin::{self, Origin};
+use crate::origin::{self, Origin, Unusable};
 use crate::paging;
 
 /// The private part of the root disk. It has no name once it is open: nothing is left of it when its supervisor dies.
-const DISK_FILE: &str = "disk.cow";
+pub(crate) const DISK_FILE: &str = "disk.cow";
 /// The NBD server keeps its buffers on the heap.
 const DISK_STACK_BYTES: usize = 256 << 10;
 /// What is worth bringing before it is asked for: 10 MiB. Every page of it is memory that an idle sandbox holds.
@@ -38,17 +41,58 @@ pub(crate) struct Launched {
 pub(crate) struct Parts {
     pub(crate) memory: GuestMemory,
     pub(crate) disk: Arc<Overlay>,
-    /// What it goes on from; `None` for one that booted.
+    /// What it goes on from, or whose disk it booted from; `None` for one that booted from a template's files.
     pub(crate) origin: Option<Origin>,
+    /// What the next build is a difference from: what it goes on from, or what was last made of it.
+    parent: Mutex<Option<Parent>>,
     /// Brings the memory of one that goes on from a build.
     pub(crate) pages: Option<PageServer>,
     /// What was touched in the first moments, once they are over.
     pub(crate) touched_early: OnceLock<Vec<(u64, u64)>>,
     /// Which VMM it is.
     pub(crate) identity: vmm::Identity,
+    /// What boots its disk.
+    pub(crate) boot: Option<BootFiles>,
+    /// How the memory that it goes on from turned out to be lost.
+    pub(crate) lost: Arc<OnceLock<String>>,
+}
+
+/// A build that another one is a difference from.
+#[derive(Clone)]
+pub(crate) struct Parent {
+    pub(crate) build: BuildId,
+    /// `None` when the machine's memory has nothing to do with the build's.
+    pub(crate) memory: Option<Arc<Image>>,
+    pub(crate) disk: Arc<Image>,
 }
 
 impl Parts {
+    pub(crate) fn parent(&self) -> Option<Parent> {
+        self.parent.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The next build is a difference from this one, which holds all that `frozen` does.
+    pub(crate) fn rebase(&self, parent: Parent, frozen: &Frozen) -> io::Result<()> {
+        self.disk.rebase(frozen, Arc::clone(&parent.disk) as Arc<dyn Pages>)?;
+        *self.parent.lock().unwrap_or_else(PoisonError::into_inner) = Some(parent);
+        Ok(())
+    }
+
+    /// The pages that may differ from the parent's, or, without one, from zeros. To be asked while the guest stands still
+    /// and its device state was saved.
+    pub(crate) fn changed(&self, vmm_pid: i32) -> io::Result<Vec<Range<u64>>> {
+        let Some(pages) = &self.pages else {
+            let mut populated = dirty::populated(&self.memory).map_err(io::Error::other)?;
+            // What the parent has and the guest gave away since is zero now.
+            let memory = self.parent().and_then(|parent| parent.memory);
+            populated.extend(memory.iter().flat_map(|memory| data(&**memory)));
+            return Ok(populated);
+        };
+        let removed = pages.removed();
+        let pid = u32::try_from(vmm_pid).map_err(io::Error::other)?;
+        dirty::scan(pid, pages.regions(), Some(self.memory.as_fd()), &removed).map_err(io::Error::other)
+    }
+
     /// Says that the first moments are over.
     pub(crate) fn settle(&self) {
         self.touched_early.get_or_init(|| self.touched());
@@ -72,6 +116,21 @@ impl Parts {
         });
         fits.collect()
     }
+}
+
+/// The pages of an image that are not zero.
+fn data(image: &dyn Pages) -> Vec<Range<u64>> {
+    let (mut found, mut page) = (Vec::new(), 0);
+    while page < image.pages() {
+        page += match image.run(page) {
+            Run::Zero(pages) => pages,
+            Run::Data(pages) => {
+                found.push(page..page + pages);
+                pages
+            }
+        };
+    }
+    found
 }
 
 /// A VMM that runs, or waits for a build to go on from.
@@ -105,7 +164,7 @@ pub(crate) async fn launch(
     dir: &Path,
     preload: &[u8],
     standing: Option<Standing>,
-) -> Result<Launched, String> {
+) -> Result<Launched, Unusable> {
     let (base, origin): (Arc<dyn Pages>, _) = match &launch.start {
         Start::Boot(BuildFiles { rootfs, .. }) => {
             let image = RawImage::open(rootfs).map_err(|error| error.to_string())?;
@@ -115,6 +174,16 @@ pub(crate) async fn launch(
             let origin = origin::open(&launch.store, build, launch.spec.shape)?;
             (Arc::clone(&origin.disk) as Arc<dyn Pages>, Some(origin))
         }
+        Start::Reboot(reboot) => {
+            let origin = origin::open_disk(&launch.store, &reboot.build, launch.spec.shape)?;
+            (Arc::clone(&origin.disk) as Arc<dyn Pages>, Some(origin))
+        }
+    };
+    let boot = match &launch.start {
+        Start::Boot(BuildFiles { kernel, initrd, .. }) | Start::Reboot(Reboot { kernel, initrd, .. }) => {
+            boot_files(kernel, initrd)
+        }
+        Start::Resume(_) => origin.as_ref().and_then(|origin| origin.manifest.boot.clone()),
     };
     let size = launch.spec.shape.disk.bytes();
     let overlay = overlay(base, size, dir)?;
@@ -123,11 +192,17 @@ pub(crate) async fn launch(
         bound.map_err(|error| format!("giving the machine its disk: {error}"))
     };
     let standing = match (standing, &launch.start) {
-        (Some(standing), _) => {
+        (Some(standing), Start::Resume(_)) => {
             bind(&standing.disk)?;
             standing
         }
-        (None, Start::Boot(BuildFiles { kernel, initrd, .. })) => {
+        (Some(_), Start::Boot(_) | Start::Reboot(_)) => {
+            return Err("a machine that stands by for a build cannot boot".to_owned().into());
+        }
+        (
+            None,
+            Start::Boot(BuildFiles { kernel, initrd, .. }) | Start::Reboot(Reboot { kernel, initrd, .. }),
+        ) => {
             let cmdline = guest_parameters(launch);
             let start = vmm::Start::Boot { kernel: kernel.clone(), initrd: initrd.clone(), cmdline };
             // The guest reads it at once.
@@ -142,16 +217,25 @@ pub(crate) async fn launch(
         }
     };
     let Standing { vm, console, group, memory, handshake, .. } = standing;
-    let pages = match (handshake, &origin) {
-        (Some(handshake), Some(origin)) => {
+    let lost = Arc::new(OnceLock::new());
+    let saved = origin.as_ref().and_then(|origin| Some((origin, origin.saved.as_ref()?)));
+    let pages = match (handshake, saved) {
+        (Some(handshake), Some((origin, saved))) => {
             origin::check(&origin.manifest, vm.identity())?;
-            Some(paging::serve(handshake, origin, vm.pid()).await?)
+            Some(paging::serve(handshake, &saved.memory, vm.pid(), Arc::clone(&lost)).await?)
         }
         _ => None,
     };
     let identity = vm.identity().clone();
-    let parts = Parts { memory, disk: overlay, origin, pages, touched_early: OnceLock::new(), identity };
+    let parent = Mutex::new(origin.as_ref().map(Origin::parent));
+    let touched_early = OnceLock::new();
+    let parts = Parts { memory, disk: overlay, origin, parent, pages, touched_early, identity, boot, lost };
     Ok(Launched { vm, console, group, parts })
+}
+
+/// As builds keep them; `None` for paths that are no text.
+fn boot_files(kernel: &Path, initrd: &Path) -> Option<BootFiles> {
+    Some(BootFiles { kernel: kernel.to_str()?.to_owned(), initrd: initrd.to_str()?.to_owned() })
 }
 
 async fn stand(

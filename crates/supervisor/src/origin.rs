@@ -1,34 +1,49 @@
 //! The build that a machine goes on from.
 
-use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use artifacts::{Image, LocalStore, Store};
+use artifacts::{ArtifactError, Image, LocalStore};
 use build::{Manifest, ObjectKind, ObjectName};
-use model::{BuildId, SandboxId, Shape};
+use model::{BuildId, Shape};
+
+use crate::machine::Parent;
 
 /// An opened build. Of its images only the headers were read.
 pub(crate) struct Origin {
-    pub(crate) store: Arc<dyn Store>,
     pub(crate) manifest: Manifest,
-    pub(crate) memory: Arc<Image>,
     pub(crate) disk: Arc<Image>,
+    /// `None` where the machine boots from the disk: nothing else of the build gets into it, or into what it becomes.
+    pub(crate) saved: Option<Saved>,
+}
+
+/// What a machine needs beside its disk to go on where it was.
+pub(crate) struct Saved {
+    pub(crate) memory: Arc<Image>,
     pub(crate) device_state: Vec<u8>,
 }
 
+/// Why a machine cannot be made of a build.
+#[derive(Debug)]
+pub(crate) enum Unusable {
+    /// Its memory, or what belongs to it, is lost. Its disk is not.
+    Memory(String),
+    /// Anything else.
+    Other(String),
+}
+
+impl From<String> for Unusable {
+    fn from(why: String) -> Self {
+        Self::Other(why)
+    }
+}
+
 impl Origin {
-    /// The builds it reads from that were made for this sandbox alone.
-    pub(crate) fn owned_by(&self, id: &SandboxId) -> BTreeSet<BuildId> {
-        let images = [&self.memory, &self.disk];
-        let sources =
-            images.into_iter().flat_map(|image| image.header().sources()).map(|source| &source.build);
-        let owned = |build: &&BuildId| {
-            let manifest = artifacts::load_manifest(&*self.store, build);
-            manifest.is_ok_and(|manifest| manifest.owner.as_ref() == Some(id))
-        };
-        sources.collect::<BTreeSet<_>>().into_iter().filter(owned).cloned().collect()
+    /// As what another build is a difference from.
+    pub(crate) fn parent(&self) -> Parent {
+        let memory = self.saved.as_ref().map(|saved| Arc::clone(&saved.memory));
+        Parent { build: self.manifest.id.clone(), memory, disk: Arc::clone(&self.disk) }
     }
 
     /// What the machine is likely to touch first, in that order.
@@ -38,24 +53,37 @@ impl Origin {
 }
 
 /// Opens a build that holds a whole machine of this shape.
-pub(crate) fn open(store: &Path, id: &BuildId, shape: Shape) -> Result<Origin, String> {
+pub(crate) fn open(store: &Path, id: &BuildId, shape: Shape) -> Result<Origin, Unusable> {
+    let store = LocalStore::open(store).map_err(|error| error.to_string())?;
+    let mut origin = disk_of(&store, id, shape)?;
+    let Some(info) = &origin.manifest.device_state else {
+        return Err(Unusable::Memory(format!("build {id} has a disk and no memory to go on with")));
+    };
+    let saved = || {
+        let memory = Arc::new(Image::open(&store, id, ObjectKind::Memory)?);
+        let device_state = artifacts::load_blob(&store, id, ObjectName::DeviceState, info)?;
+        Ok::<_, ArtifactError>(Saved { memory, device_state })
+    };
+    let saved = saved().map_err(|error| {
+        if error.is_loss() { Unusable::Memory(error.to_string()) } else { Unusable::Other(error.to_string()) }
+    });
+    origin.saved = Some(saved?);
+    Ok(origin)
+}
+
+/// Opens a build for a machine of this shape that boots from its disk.
+pub(crate) fn open_disk(store: &Path, id: &BuildId, shape: Shape) -> Result<Origin, String> {
+    let store = LocalStore::open(store).map_err(|error| error.to_string())?;
+    disk_of(&store, id, shape)
+}
+
+fn disk_of(store: &LocalStore, id: &BuildId, shape: Shape) -> Result<Origin, String> {
     let open = || {
-        let store: Arc<dyn Store> = Arc::new(LocalStore::open(store)?);
-        let manifest = artifacts::load_manifest(&*store, id)?;
-        let disk = Image::open(&*store, id, ObjectKind::Disk)?;
-        let Some(info) = &manifest.device_state else { return Ok(None) };
-        let memory = Image::open(&*store, id, ObjectKind::Memory)?;
-        let device_state = artifacts::load_blob(&*store, id, ObjectName::DeviceState, info)?;
-        Ok::<_, artifacts::ArtifactError>(Some(Origin {
-            store,
-            manifest,
-            memory: Arc::new(memory),
-            disk: Arc::new(disk),
-            device_state,
-        }))
+        let manifest = artifacts::load_manifest(store, id)?;
+        let disk = Arc::new(Image::open(store, id, ObjectKind::Disk)?);
+        Ok::<_, ArtifactError>(Origin { manifest, disk, saved: None })
     };
     let origin = open().map_err(|error| error.to_string())?;
-    let origin = origin.ok_or_else(|| format!("build {id} has a disk and no memory to go on with"))?;
     if origin.manifest.shape != shape {
         return Err(format!("build {id} is of another machine: {:?}, not {shape:?}", origin.manifest.shape));
     }
@@ -70,7 +98,8 @@ pub(crate) fn check(manifest: &Manifest, identity: &vmm::Identity) -> Result<(),
         return Ok(());
     }
     Err(format!(
-        "build {} was written by another kind of machine and cannot go on here: {:?}, and this host has {here:?}",
+        "build {} was written by another kind of machine and cannot go on here: {:?}, and this host has {here:?}; \
+         connect with memory: false to boot from its disk",
         manifest.id, manifest.vmm
     ))
 }
@@ -86,5 +115,126 @@ pub(crate) fn identity_of(identity: &vmm::Identity) -> build::VmmIdentity {
         },
         cpu: identity.cpu.clone(),
         machine: identity.machine.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use build::{PAGE_BYTES, PageSink as _};
+    use jiff::Timestamp;
+    use model::{MiB, VcpuCount};
+
+    use super::*;
+
+    const SHAPE: Shape = Shape { vcpus: VcpuCount(1), memory: MiB(1), disk: MiB(1) };
+    const PAGES: u64 = (1 << 20) / PAGE_BYTES;
+
+    struct Scene {
+        directory: tempfile::TempDir,
+        id: BuildId,
+    }
+
+    impl Scene {
+        /// A build of a machine, with or without its memory.
+        fn new(with_memory: bool) -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let id: BuildId = "b1".parse().unwrap();
+            let store = LocalStore::open(directory.path()).unwrap();
+            let staged = artifacts::Store::begin(&store, &id).unwrap();
+            let image = |kind| {
+                let mut writer = staged.writer(kind, None, PAGES).unwrap();
+                writer.data(3, &[7; 4096]).unwrap();
+                writer.finish().unwrap()
+            };
+            let manifest = Manifest {
+                id: id.clone(),
+                parent: None,
+                created_at: Timestamp::UNIX_EPOCH,
+                owner: None,
+                shape: SHAPE,
+                vmm: build::VmmIdentity {
+                    name: "qemu".into(),
+                    version: "1".into(),
+                    accel: "tcg".into(),
+                    cpu: "max".into(),
+                    machine: "microvm".into(),
+                },
+                tsc_khz: None,
+                envd_version: "1".into(),
+                memory: with_memory.then(|| image(ObjectKind::Memory)),
+                disk: image(ObjectKind::Disk),
+                device_state: with_memory
+                    .then(|| staged.put_blob(ObjectName::DeviceState, b"state").unwrap()),
+                working_set: Vec::new(),
+                boot: None,
+            };
+            staged.publish(&manifest).unwrap();
+            Self { directory, id }
+        }
+
+        fn open(&self) -> Result<Origin, Unusable> {
+            open(self.directory.path(), &self.id, SHAPE)
+        }
+
+        fn open_disk(&self) -> Result<Origin, String> {
+            open_disk(self.directory.path(), &self.id, SHAPE)
+        }
+
+        /// Cuts a byte off an object, or deletes it.
+        fn damage(&self, name: &str, delete: bool) {
+            let path = self.directory.path().join("b1").join(name);
+            let content = std::fs::read(&path).unwrap();
+            std::fs::remove_file(&path).unwrap();
+            if !delete {
+                std::fs::write(&path, &content[..content.len() - 1]).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn what_boots_from_a_disk_has_nothing_of_the_memory() {
+        let scene = Scene::new(true);
+        let whole = scene.open().unwrap();
+        assert!(whole.parent().memory.is_some());
+        let disk = scene.open_disk().unwrap();
+        assert!(disk.saved.is_none() && disk.parent().memory.is_none());
+        assert_eq!(disk.parent().build, scene.id);
+    }
+
+    #[test]
+    fn a_damaged_memory_is_told_from_a_damaged_disk() {
+        for (name, delete) in [
+            ("memory.header", true),
+            ("memory.header", false),
+            ("memory.data", true),
+            ("memory.data", false),
+            ("device.state", true),
+            ("device.state", false),
+        ] {
+            let scene = Scene::new(true);
+            scene.damage(name, delete);
+            match scene.open() {
+                Err(Unusable::Memory(why)) => assert!(why.contains(name), "{why}"),
+                other => panic!("{name}: {:?}", other.err()),
+            }
+            assert!(scene.open_disk().is_ok(), "{name}");
+            // Then nothing helps.
+            scene.damage("disk.data", delete);
+            for error in [scene.open().err(), scene.open_disk().err().map(Unusable::Other)] {
+                match error {
+                    Some(Unusable::Other(why)) => assert!(why.contains("disk.data"), "{why}"),
+                    other => panic!("{name}: {other:?}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_build_without_memory_boots() {
+        let scene = Scene::new(false);
+        assert!(matches!(scene.open(), Err(Unusable::Memory(_))));
+        assert!(scene.open_disk().is_ok());
+        let larger = Shape { disk: MiB(2), ..SHAPE };
+        assert!(open_disk(scene.directory.path(), &scene.id, larger).is_err());
     }
 }

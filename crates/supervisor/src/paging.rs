@@ -3,16 +3,15 @@
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use build::Pages;
-use guest_memory::{Options, PageServer, handshake};
+use artifacts::Image;
+use build::{Pages, ReadError};
+use guest_memory::{Options, PageServer, PageServerError, handshake};
 use rustix::fs::{MemfdFlags, OFlags, memfd_create, open};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use vmm::Preload;
-
-use crate::origin::Origin;
 
 /// A VMM hands over its memory before it is in control; what is left to wait for is that we read it.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -42,8 +41,13 @@ fn in_memory(bytes: &[u8]) -> std::io::Result<OwnedFd> {
 }
 
 /// Takes over the memory of the VMM `pid` and serves it from the build. Its server failing ends the VMM: the guest must
-/// neither wait for ever nor go on with zeros.
-pub(crate) async fn serve(socket: UnixStream, origin: &Origin, pid: i32) -> Result<PageServer, String> {
+/// neither wait for ever nor go on with zeros. When that is because the memory is lost, `lost` says so before.
+pub(crate) async fn serve(
+    socket: UnixStream,
+    memory: &Arc<Image>,
+    pid: i32,
+    lost: Arc<OnceLock<String>>,
+) -> Result<PageServer, String> {
     let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
     let received = tokio::task::spawn_blocking(move || handshake::receive(socket, deadline)).await;
     let handshake = received.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
@@ -52,12 +56,25 @@ pub(crate) async fn serve(socket: UnixStream, origin: &Origin, pid: i32) -> Resu
     let options = Options {
         on_failure: Box::new(move |error| {
             tracing::error!(%error, "the page server failed: ending the VMM");
+            if is_loss(&error) {
+                // Nobody else sets it.
+                let _ = lost.set(error.to_string());
+            }
             if let Err(error) = pidfd_send_signal(&vmm, Signal::KILL) {
                 tracing::warn!(%error, "ending the VMM");
             }
         }),
         record: true,
     };
-    let source = Arc::clone(&origin.memory) as Arc<dyn Pages>;
+    let source = Arc::clone(memory) as Arc<dyn Pages>;
     PageServer::start(handshake, source, options).map_err(|error| error.to_string())
+}
+
+/// Whether a page is not there any more, or is not what was written.
+fn is_loss(error: &PageServerError) -> bool {
+    match error {
+        PageServerError::Source { source: ReadError::Damaged { .. }, .. } => true,
+        PageServerError::Source { source: ReadError::Io { source, .. }, .. } => artifacts::is_loss(source),
+        _ => false,
+    }
 }

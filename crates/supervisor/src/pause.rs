@@ -5,6 +5,10 @@
 //!            2 s, best effort    by its memory    10 s           30 s           by their size                  the commit
 //! ```
 //!
+//! When only the disk is kept, the guest freezes its root file system in place of the sync, so that nobody writes to it
+//! after that, and no device state is saved. It is thawed when the pause does not come about, whatever became of the freeze;
+//! should the host not do it, the guest does after some minutes.
+//!
 //! The VMM is kept, stopped, until the record is written: whatever fails before that, and whoever wants to use the
 //! sandbox meanwhile, costs no more than setting the processors going again. After it, the record is the sandbox.
 
@@ -18,7 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use artifacts::{LocalStore, Store};
-use control::{Goal, Launch, Status};
+use control::{Goal, Keep, Launch, Status};
 use jiff::Timestamp;
 use model::{BuildId, EndReason, PausedSandbox};
 use tokio::sync::watch;
@@ -26,9 +30,9 @@ use tokio_util::sync::CancellationToken;
 use vmm::Vm;
 
 use crate::guest::Guest;
-use crate::lifecycle::rules::PauseOutcome;
+use crate::lifecycle::rules::{PauseOutcome, Refusal};
 use crate::machine::Parts;
-use crate::snapshot::{self, Stopped, Written};
+use crate::snapshot::{self, Capture, Content, Written};
 
 /// A guest writes back at least this much a second, or its disk is stuck.
 const SYNC_BYTES_PER_SECOND: u64 = 50 << 20;
@@ -38,6 +42,9 @@ const SYNC_TIMEOUT: (Duration, Duration) = (Duration::from_secs(5), Duration::fr
 const WRITE_BYTES_PER_SECOND: u64 = 10 << 20;
 /// For a guest daemon to go on after a pause that did not come about. Its clients wait no longer than they would anyway.
 const WAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// What a guest daemon that answers needs to thaw a file system, and how often it is asked: it holds up the whole guest.
+const THAW_TIMEOUT: Duration = Duration::from_secs(10);
+const THAWS: usize = 3;
 /// What is added to that for whatever a store has to do once.
 const WRITE_EXTRA: Duration = Duration::from_secs(30);
 /// A pause that gave up, or whose VMM is gone, is over this soon, unless its disk is stuck.
@@ -54,13 +61,30 @@ pub(crate) struct Pauses {
 
 impl Pauses {
     /// Runs a pause.
-    pub(crate) async fn run(&self, pause: Pause, cancel: CancellationToken) -> PauseOutcome {
+    pub(crate) async fn run(&self, pause: Pause, keep: Keep, cancel: CancellationToken) -> PauseOutcome {
         let _under_way = self.under_way.lock().await;
-        let outcome = pause.run(cancel).await;
+        let outcome = pause.run(keep, cancel).await;
         if let PauseOutcome::Committed(build) = &outcome {
             self.committed.set(Some(build.clone()));
         }
         outcome
+    }
+
+    /// Makes a build of a machine that runs on, when no pause is under way any more.
+    pub(crate) async fn checkpoint(
+        &self,
+        pause: Pause,
+        build: BuildId,
+        cancel: CancellationToken,
+    ) -> Result<(), Refusal> {
+        let _under_way = self.under_way.lock().await;
+        let committed = self.committed.take();
+        let paused = committed.is_some();
+        self.committed.set(committed);
+        if paused {
+            return Err(Refusal::State("the sandbox was paused before its snapshot began"));
+        }
+        pause.checkpoint(build, cancel).await
     }
 
     /// Waits for a pause that is under way when the sandbox is over, and takes it back if it was committed after the
@@ -72,10 +96,11 @@ impl Pauses {
         }
         let Some(build) = self.committed.take() else { return };
         if !matches!(why, EndReason::Paused(_)) {
-            if let Err(error) = control::remove_paused(dir) {
-                tracing::warn!(%error, "taking back the record of a pause");
+            // A record without its build would be a promise that nobody can keep: better a build that is collected later.
+            match control::remove_paused(dir) {
+                Ok(()) => take_back(&launch.store, &build),
+                Err(error) => tracing::warn!(%error, "taking back the record of a pause"),
             }
-            take_back(&launch.store, &build);
         }
     }
 }
@@ -92,27 +117,27 @@ pub(crate) struct Pause {
 }
 
 /// Why a pause did not come about.
-enum Stop {
+pub(crate) enum Stop {
     Cancelled,
     Failed(String),
 }
 
-fn failed(what: &str) -> impl Fn(String) -> Stop {
+pub(crate) fn failed(what: &str) -> impl Fn(String) -> Stop {
     move |error| Stop::Failed(format!("{what}: {error}"))
 }
 
 impl Pause {
     /// Pauses the machine unless `cancel` comes before the commit. In every other outcome than success it runs on, or is
     /// lost.
-    pub(crate) async fn run(self, cancel: CancellationToken) -> PauseOutcome {
+    pub(crate) async fn run(self, keep: Keep, cancel: CancellationToken) -> PauseOutcome {
         let mut steps = Steps::default();
-        let outcome = match self.rest(&mut steps).await {
-            Ok(()) => self.stopped(&cancel, &mut steps).await,
+        let outcome = match self.rest(keep, &mut steps).await {
+            Ok(()) => self.stopped(keep, &cancel, &mut steps).await,
             Err(error) => Err(Stop::Failed(error)),
         };
         let stop = match outcome {
             Ok(build) => {
-                tracing::info!(%build, "paused: {steps}");
+                tracing::info!(%build, ?keep, "paused: {steps}");
                 return PauseOutcome::Committed(build);
             }
             Err(stop) => stop,
@@ -120,6 +145,11 @@ impl Pause {
         // Also when it was never stopped: then it changes nothing.
         if let Err(error) = self.vm.resume().await {
             return PauseOutcome::Lost(format!("setting the machine going again after a pause: {error}"));
+        }
+        if keep == Keep::Disk
+            && let Err(error) = self.thaw().await
+        {
+            tracing::error!(error, "thawing the guest's root file system: it does so itself in some minutes");
         }
         if self.launch.goal == Goal::Run
             && let Err(error) = self.wake().await
@@ -132,13 +162,21 @@ impl Pause {
         }
     }
 
-    /// Has the guest come to rest and write out what it holds back. Nothing is stopped yet.
-    async fn rest(&self, steps: &mut Steps) -> Result<(), String> {
+    /// Has the guest come to rest and write out what it holds back. Nothing is stopped yet, apart from whoever writes to a
+    /// disk that is to be kept alone.
+    pub(crate) async fn rest(&self, keep: Keep, steps: &mut Steps) -> Result<(), String> {
         let rest = async {
             if let Err(error) = self.guest.prepare().await {
                 tracing::warn!(error, "the guest daemon did not come to rest; it is stopped as it is");
             }
             steps.end("rest");
+            if keep == Keep::Disk {
+                let frozen = self.guest.freeze(sync_timeout(&self.launch)).await;
+                steps.end("freeze");
+                let Err(error) = frozen else { return Ok(()) };
+                // As a power cut would then, with everything on the disk that was written by now.
+                tracing::warn!(error, "the guest did not freeze its root file system: it syncs instead");
+            }
             let synced = self.guest.sync(sync_timeout(&self.launch)).await;
             steps.end("sync");
             synced.map_err(|error| format!("the guest did not sync its file systems: {error}"))
@@ -146,8 +184,23 @@ impl Pause {
         self.unless_gone(rest).await
     }
 
+    /// Has the guest thaw its root file system. One that is not frozen stays as it is, and a freeze that is still under way
+    /// is thawed when it comes about.
+    async fn thaw(&self) -> Result<(), String> {
+        let thaw = async {
+            let mut outcome = self.guest.thaw(THAW_TIMEOUT).await;
+            for _ in 1..THAWS {
+                if outcome.is_err() {
+                    outcome = self.guest.thaw(THAW_TIMEOUT).await;
+                }
+            }
+            outcome
+        };
+        self.unless_gone(thaw).await
+    }
+
     /// Sets the guest daemon going again.
-    async fn wake(&self) -> Result<(), String> {
+    pub(crate) async fn wake(&self) -> Result<(), String> {
         let init = self.guest.init(&self.launch.spec, &self.lifecycle_id);
         let bounded = async {
             tokio::time::timeout(WAKE_TIMEOUT, init)
@@ -166,30 +219,55 @@ impl Pause {
     }
 
     /// Stops the machine and writes it.
-    async fn stopped(&self, cancel: &CancellationToken, steps: &mut Steps) -> Result<BuildId, Stop> {
+    async fn stopped(
+        &self,
+        keep: Keep,
+        cancel: &CancellationToken,
+        steps: &mut Steps,
+    ) -> Result<BuildId, Stop> {
         if cancel.is_cancelled() {
             return Err(Stop::Cancelled);
         }
         let fail = |what: &'static str| move |error: vmm::VmmError| Stop::Failed(format!("{what}: {error}"));
         self.vm.pause().await.map_err(fail("stopping the machine"))?;
         steps.end("stop");
-        let device_state = self.vm.save_state().await.map_err(fail("saving the state of the devices"))?;
-        steps.end("state");
+        let content = match keep {
+            Keep::Everything => {
+                let device_state =
+                    self.vm.save_state().await.map_err(fail("saving the state of the devices"))?;
+                steps.end("state");
+                Content::Machine { vmm_pid: self.vm.pid(), device_state }
+            }
+            Keep::Disk => Content::Disk,
+        };
         let build = match &self.launch.goal {
             Goal::Run => BuildId::random(),
             Goal::Snapshot(build) => build.clone(),
         };
-        let stopped = Stopped {
-            build: build.clone(),
+        let written = self.write(build.clone(), content, cancel).await?;
+        steps.end("write");
+        let committed = self.commit(build, written, cancel).await;
+        steps.end("commit");
+        committed
+    }
+
+    /// Writes a build that is not published yet.
+    pub(crate) async fn write(
+        &self,
+        build: BuildId,
+        content: Content,
+        cancel: &CancellationToken,
+    ) -> Result<Written, Stop> {
+        let capture = Capture {
+            build,
             launch: Launch::clone(&self.launch),
             parts: Arc::clone(&self.parts),
-            vmm_pid: self.vm.pid(),
             envd_version: self.status.borrow().envd_version.clone(),
-            device_state,
+            content,
             cancel: cancel.clone(),
         };
         let limit = write_timeout(&self.launch);
-        let writing = tokio::task::spawn_blocking(move || snapshot::write(stopped));
+        let writing = tokio::task::spawn_blocking(move || snapshot::write(capture));
         let written = tokio::select! {
             written = writing => written.map_err(|error| Stop::Failed(format!("writing the build: {error}")))?,
             () = tokio::time::sleep(limit) => {
@@ -197,11 +275,7 @@ impl Pause {
                 return Err(Stop::Failed(format!("writing the build took longer than {limit:?}")));
             }
         };
-        let written = written.map_err(|error| stop(cancel, &error))?;
-        steps.end("write");
-        let committed = self.commit(build, written, cancel).await;
-        steps.end("commit");
-        committed
+        written.map_err(|error| stop(cancel, &error))
     }
 
     /// The point of no return: the build is published, then the record written.
@@ -214,7 +288,7 @@ impl Pause {
         if cancel.is_cancelled() {
             return Err(Stop::Cancelled);
         }
-        let Written { staged, manifest, owned } = written;
+        let Written { staged, manifest } = written;
         let record = (self.launch.goal == Goal::Run).then(|| {
             let mut spec = self.launch.spec.clone();
             let status = self.status.borrow();
@@ -222,7 +296,6 @@ impl Pause {
             PausedSandbox {
                 spec,
                 build: build.clone(),
-                builds: owned,
                 paused_at: Timestamp::now(),
                 envd_version: status.envd_version.clone(),
             }
@@ -233,7 +306,9 @@ impl Pause {
             staged.publish(&manifest).map_err(|error| error.to_string())?;
             let Some(record) = record else { return Ok(()) };
             control::write_paused(&dir, &record).map_err(|error| {
-                take_back(&store, &name);
+                if control::remove_paused(&dir).is_ok() {
+                    take_back(&store, &name);
+                }
                 format!("recording the pause in {}: {error}", dir.display())
             })
         });
@@ -247,7 +322,7 @@ impl Pause {
 }
 
 /// How long each step of a pause took, for the log.
-struct Steps {
+pub(crate) struct Steps {
     text: String,
     begun: Instant,
 }
@@ -259,7 +334,7 @@ impl Default for Steps {
 }
 
 impl Steps {
-    fn end(&mut self, name: &str) {
+    pub(crate) fn end(&mut self, name: &str) {
         let now = Instant::now();
         let millis = (now - std::mem::replace(&mut self.begun, now)).as_secs_f64() * 1e3;
         // Writing to a string does not fail.
@@ -278,7 +353,7 @@ fn stop(cancel: &CancellationToken, error: &io::Error) -> Stop {
 }
 
 /// Deletes a build that counts for nothing.
-fn take_back(store: &Path, build: &BuildId) {
+pub(crate) fn take_back(store: &Path, build: &BuildId) {
     let removed = LocalStore::open(store).and_then(|store| store.remove(build));
     if let Err(error) = removed {
         tracing::warn!(%build, %error, "a build that counts for nothing could not be deleted");

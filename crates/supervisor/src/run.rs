@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cgroup::{Group, Removal};
-use control::{CONTROL_FD, Event, Goal, Launch, NETNS_FD, Phase, Standby, Start, Status};
-use model::EndReason;
+use control::{CONTROL_FD, Event, Goal, Keep, Launch, NETNS_FD, Phase, Standby, Start, Status};
+use model::{BuildId, EndReason};
 use network::guest as addresses;
 use sys::inherited::take_fd;
 use tokio::sync::{mpsc, watch};
@@ -21,11 +21,12 @@ use vmm::{Qemu, Vm};
 
 use crate::control_server::Control;
 use crate::guest::Guest;
-use crate::lifecycle::rules::{PauseOutcome, Terms};
-use crate::lifecycle::{Command, Lifecycle, Timing, Work};
+use crate::lifecycle::rules::{PauseOutcome, Refusal, Terms};
+use crate::lifecycle::{Answer, Command, Lifecycle, Timing, Work};
 use crate::log_store::{self, LogStore};
 use crate::machine::{Launched, Parts, Standing};
 use crate::metrics::Samples;
+use crate::origin::Unusable;
 use crate::pause::{Pause, Pauses};
 use crate::standby::{self, Assigned};
 use crate::{console, control_server, endpoint, machine, metrics};
@@ -154,7 +155,7 @@ async fn supervise(
         machine: Rc::clone(&machine),
     };
     let launching = spawn_local(bring_up.run());
-    let pauses = Rc::new(Pauses::default());
+    let (pauses, over) = (Rc::new(Pauses::default()), CancellationToken::new());
     let tasks = Tasks {
         guest: Guest::new(addresses::GUEST_IP, &launch.spec),
         lifecycle_id: model::SandboxId::random().as_str().to_owned(),
@@ -164,8 +165,11 @@ async fn supervise(
         commands,
         status: watcher.clone(),
         pauses: Rc::clone(&pauses),
+        over: over.clone(),
     };
     let why = live(&launch, tasks, queue, status, watcher, samples).await;
+    // Nobody needs a snapshot that is being made now more than the sandbox's end.
+    over.cancel();
     // A launch that is still under way is undone.
     launching.abort();
     let _ = launching.await;
@@ -195,6 +199,13 @@ fn opening_line(launch: &Launch) -> String {
     match &launch.start {
         Start::Boot(_) => {
             format!("starting a machine with {} processors and {}", shape.vcpus, shape.memory)
+        }
+        Start::Reboot(reboot) => {
+            let (build, why) = (&reboot.build, &reboot.why);
+            format!(
+                "booting from the disk of build {build} with {} processors and {}: {why}",
+                shape.vcpus, shape.memory
+            )
         }
         Start::Resume(build) => {
             format!("going on from build {build} with {} processors and {}", shape.vcpus, shape.memory)
@@ -247,6 +258,23 @@ struct Tasks {
     commands: mpsc::Sender<Command>,
     status: watch::Receiver<Status>,
     pauses: Rc<Pauses>,
+    /// Cancelled when the sandbox has to end.
+    over: CancellationToken,
+}
+
+impl Tasks {
+    /// What a pause or a snapshot takes; `None` when there is no machine.
+    fn to_pause(&self) -> Option<Pause> {
+        self.machine.get().map(|machine| Pause {
+            launch: Rc::clone(&self.launch),
+            dir: self.dir.clone(),
+            guest: self.guest.clone(),
+            lifecycle_id: self.lifecycle_id.clone(),
+            vm: Rc::clone(&machine.vm),
+            parts: Arc::clone(&machine.parts),
+            status: self.status.clone(),
+        })
+    }
 }
 
 // A lifecycle that is over does not need the answers.
@@ -265,23 +293,32 @@ impl Work for Tasks {
         }
     }
 
-    fn pause(&mut self, cancel: CancellationToken) -> impl Future<Output = ()> + 'static {
+    fn pause(&mut self, keep: Option<Keep>, cancel: CancellationToken) -> impl Future<Output = ()> + 'static {
+        let at_end = if self.launch.spec.auto_pause_memory { Keep::Everything } else { Keep::Disk };
+        let keep = keep.unwrap_or(at_end);
         let (commands, pauses) = (self.commands.clone(), Rc::clone(&self.pauses));
-        let pause = self.machine.get().map(|machine| Pause {
-            launch: Rc::clone(&self.launch),
-            dir: self.dir.clone(),
-            guest: self.guest.clone(),
-            lifecycle_id: self.lifecycle_id.clone(),
-            vm: Rc::clone(&machine.vm),
-            parts: Arc::clone(&machine.parts),
-            status: self.status.clone(),
-        });
+        let pause = self.to_pause();
         async move {
             let outcome = match pause {
-                Some(pause) => pauses.run(pause, cancel).await,
+                Some(pause) => pauses.run(pause, keep, cancel).await,
                 None => PauseOutcome::Failed("there is no machine".into()),
             };
             let _ = commands.send(Command::PauseOver(outcome)).await;
+        }
+    }
+
+    fn snapshot(&mut self, build: BuildId, answer: Answer) -> impl Future<Output = ()> + 'static {
+        let (pauses, pause, over) = (Rc::clone(&self.pauses), self.to_pause(), self.over.clone());
+        async move {
+            let made = match pause {
+                Some(pause) => pauses.checkpoint(pause, build, over).await,
+                None => Err(Refusal::State("there is no machine")),
+            };
+            if let Err(Refusal::Failed(error)) = &made {
+                tracing::error!(error, "a snapshot failed");
+            }
+            // Whoever is gone does not need it.
+            let _ = answer.send(made);
         }
     }
 }
@@ -327,17 +364,25 @@ impl BringUp {
                 let _ = commands.send(Command::Launched(vm.pid())).await;
                 match go_on(&running, &commands).await {
                     Ok(()) => settle_later(&running),
-                    Err(error) => drop(commands.send(Command::LaunchFailed(error)).await),
+                    Err(error) => {
+                        let lost = running.parts.lost.get().cloned();
+                        let command = match lost {
+                            Some(why) => Command::VmmGone(EndReason::MemoryUnusable(why)),
+                            None => Command::LaunchFailed(error),
+                        };
+                        let _ = commands.send(command).await;
+                    }
                 }
                 let exit = vm.wait().await;
-                let why = if exit.is_clean() {
-                    EndReason::GuestExited
-                } else {
-                    EndReason::VmmDied(exit.to_string())
+                let why = match running.parts.lost.get() {
+                    Some(why) => EndReason::MemoryUnusable(why.clone()),
+                    None if exit.is_clean() => EndReason::GuestExited,
+                    None => EndReason::VmmDied(exit.to_string()),
                 };
                 Command::VmmGone(why)
             }
-            Err(error) => Command::LaunchFailed(error),
+            Err(Unusable::Memory(why)) => Command::VmmGone(EndReason::MemoryUnusable(why)),
+            Err(Unusable::Other(error)) => Command::LaunchFailed(error),
         };
         let _ = commands.send(command).await;
     }
@@ -361,11 +406,13 @@ fn settle_later(machine: &Rc<RunningMachine>) {
 /// Sets a machine going that goes on from a build. Its guest daemon listens as it did when the build was made.
 async fn go_on(machine: &RunningMachine, commands: &mpsc::Sender<Command>) -> Result<(), String> {
     let Some(origin) = &machine.parts.origin else { return Ok(()) };
+    // One that boots says itself when it listens.
+    let Some(saved) = &origin.saved else { return Ok(()) };
     let launched = Instant::now();
     if let Some(pages) = &machine.parts.pages {
         pages.prefetch(origin.working_set()).map_err(|error| error.to_string())?;
     }
-    machine.vm.load_state(&origin.device_state).await.map_err(|error| error.to_string())?;
+    machine.vm.load_state(&saved.device_state).await.map_err(|error| error.to_string())?;
     let loaded = Instant::now();
     machine.vm.resume().await.map_err(|error| error.to_string())?;
     let millis = |part: Duration| part.as_secs_f64() * 1e3;

@@ -1,108 +1,128 @@
-//! Writing a stopped machine to a build that is not published yet. Blocks: reads memory and disk, writes files.
+//! Writing a machine to a build that is not published yet. Blocks: reads memory and disk, writes files.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::ops::Range;
 use std::sync::Arc;
 
 use artifacts::{LocalStore, Staged, Store};
 use build::{Manifest, ObjectInfo, ObjectKind, ObjectName, PAGE_BYTES, PageSink, Pages};
 use control::{Goal, Launch};
-use disk::BlockDevice;
-use guest_memory::{MemfdReader, dirty, export};
+use disk::{BlockDevice, Frozen};
+use guest_memory::kept::Kept;
+use guest_memory::{MemfdReader, MemoryReader, export};
 use jiff::Timestamp;
 use model::BuildId;
 use tokio_util::sync::CancellationToken;
 
-use crate::machine::Parts;
+use crate::machine::{Parent, Parts};
 
-/// A machine whose virtual processors do not run.
-pub(crate) struct Stopped {
+/// What a build is made of.
+pub(crate) struct Capture {
     pub(crate) build: BuildId,
     pub(crate) launch: Launch,
     pub(crate) parts: Arc<Parts>,
-    pub(crate) vmm_pid: i32,
     pub(crate) envd_version: String,
-    pub(crate) device_state: Vec<u8>,
+    pub(crate) content: Content,
     /// Gives up soon after it is cancelled.
     pub(crate) cancel: CancellationToken,
+}
+
+/// What is written, and where it comes from.
+pub(crate) enum Content {
+    /// The machine itself, whose virtual processors do not run until this is written. `vmm_pid` is its VMM.
+    Machine { vmm_pid: i32, device_state: Vec<u8> },
+    /// What was kept of a machine that runs on.
+    Kept { memory: Kept, disk: Arc<Frozen>, device_state: Vec<u8> },
+    /// The disk alone of a machine whose virtual processors do not run until this is written.
+    Disk,
 }
 
 /// A build that waits to be published.
 pub(crate) struct Written {
     pub(crate) staged: Staged,
     pub(crate) manifest: Manifest,
-    /// The builds that were made for this sandbox alone and that this one reads from, itself included.
-    pub(crate) owned: Vec<BuildId>,
 }
 
-/// Writes memory, disk and device state.
+/// Writes the disk and, unless it is to be alone, memory and device state.
 ///
 /// # Errors
 /// When something cannot be read or written, or it was cancelled. Nothing is left then.
-pub(crate) fn write(stopped: Stopped) -> io::Result<Written> {
-    let Stopped { build, launch, parts, vmm_pid, envd_version, device_state, cancel } = stopped;
+pub(crate) fn write(capture: Capture) -> io::Result<Written> {
+    let Capture { build, launch, parts, envd_version, content, cancel } = capture;
     let store = LocalStore::open(&launch.store).map_err(io::Error::other)?;
     let staged = store.begin(&build).map_err(io::Error::other)?;
-    let memory = write_memory(&staged, &parts, vmm_pid, &cancel)?;
-    let disk = write_disk(&staged, &parts, &cancel)?;
-    let device_state = staged.put_blob(ObjectName::DeviceState, &device_state).map_err(io::Error::other)?;
-    let origin = parts.origin.as_ref();
-    let mut owned = vec![build.clone()];
-    if let Some(origin) = origin {
-        owned.extend(origin.owned_by(&launch.spec.id));
-    }
+    let parent = parts.parent();
+    let writing = Writing { staged: &staged, parts: &parts, parent: parent.as_ref(), cancel: &cancel };
+    let (memory, disk, device_state) = match content {
+        Content::Machine { vmm_pid, device_state } => {
+            if let Some(pages) = &parts.pages {
+                pages.cancel_prefetch();
+            }
+            let changed = parts.changed(vmm_pid)?;
+            let memory = writing.memory(&MemfdReader::new(&parts.memory)?, &changed)?;
+            let disk = writing.disk(|parent, sink| parts.disk.export(parent, sink))?;
+            (Some(memory), disk, Some(device_state))
+        }
+        Content::Kept { memory, disk, device_state } => {
+            let written = writing.memory(&memory, memory.ranges())?;
+            drop(memory);
+            let disk = writing.disk(|parent, sink| disk.export(parent, sink))?;
+            (Some(written), disk, Some(device_state))
+        }
+        Content::Disk => (None, writing.disk(|parent, sink| parts.disk.export(parent, sink))?, None),
+    };
+    let put = |state: Vec<u8>| staged.put_blob(ObjectName::DeviceState, &state).map_err(io::Error::other);
+    let device_state = device_state.map(put).transpose()?;
     let manifest = Manifest {
         id: build,
-        parent: origin.map(|origin| origin.manifest.id.clone()),
+        parent: parent.map(|parent| parent.build),
         created_at: Timestamp::now(),
         owner: (launch.goal == Goal::Run).then(|| launch.spec.id.clone()),
         shape: launch.spec.shape,
         vmm: crate::origin::identity_of(&parts.identity),
         tsc_khz: None,
         envd_version,
-        memory: Some(memory),
+        working_set: if memory.is_some() { parts.working_set() } else { Vec::new() },
+        memory,
         disk,
-        device_state: Some(device_state),
-        working_set: parts.working_set(),
-        boot: None,
+        device_state,
+        boot: parts.boot.clone(),
     };
-    Ok(Written { staged, manifest, owned })
+    Ok(Written { staged, manifest })
 }
 
-fn write_memory(
-    staged: &Staged,
-    parts: &Parts,
-    vmm_pid: i32,
-    cancel: &CancellationToken,
-) -> io::Result<ObjectInfo> {
-    let parent = parts.origin.as_ref().map(|origin| Arc::clone(&origin.memory));
-    let candidates = match &parts.pages {
-        Some(pages) => {
-            pages.cancel_prefetch();
-            let removed = pages.removed();
-            let pid = u32::try_from(vmm_pid).map_err(io::Error::other)?;
-            dirty::scan(pid, pages.regions(), Some(parts.memory.as_fd()), &removed)
-                .map_err(io::Error::other)?
-        }
-        None => dirty::populated(&parts.memory).map_err(io::Error::other)?,
-    };
-    let reader = MemfdReader::new(&parts.memory)?;
-    let pages = parts.memory.size() / PAGE_BYTES;
-    let mut writer = staged.writer(ObjectKind::Memory, parent.clone(), pages).map_err(io::Error::other)?;
-    let mut sink = Cancellable { sink: &mut writer, cancel };
-    let parent = parent.as_deref().map(|image| image as &dyn Pages);
-    export::export(&reader, &candidates, parent, &mut sink).map_err(io::Error::other)?;
-    writer.finish().map_err(io::Error::other)
+/// Writing the images of one build.
+struct Writing<'a> {
+    staged: &'a Staged,
+    parts: &'a Parts,
+    parent: Option<&'a Parent>,
+    cancel: &'a CancellationToken,
 }
 
-fn write_disk(staged: &Staged, parts: &Parts, cancel: &CancellationToken) -> io::Result<ObjectInfo> {
-    let parent = parts.origin.as_ref().map(|origin| Arc::clone(&origin.disk));
-    let pages = parts.disk.size() / PAGE_BYTES;
-    let mut writer = staged.writer(ObjectKind::Disk, parent.clone(), pages).map_err(io::Error::other)?;
-    let mut sink = Cancellable { sink: &mut writer, cancel };
-    let parent = parent.as_deref().map(|image| image as &dyn Pages);
-    parts.disk.export(parent, &mut sink).map_err(io::Error::other)?;
-    writer.finish().map_err(io::Error::other)
+impl Writing<'_> {
+    fn memory(&self, reader: &dyn MemoryReader, changed: &[Range<u64>]) -> io::Result<ObjectInfo> {
+        let parent = self.parent.and_then(|parent| parent.memory.clone());
+        let pages = self.parts.memory.size() / PAGE_BYTES;
+        let mut writer =
+            self.staged.writer(ObjectKind::Memory, parent.clone(), pages).map_err(io::Error::other)?;
+        let mut sink = Cancellable { sink: &mut writer, cancel: self.cancel };
+        let parent = parent.as_deref().map(|image| image as &dyn Pages);
+        export::export(reader, changed, parent, &mut sink).map_err(io::Error::other)?;
+        writer.finish().map_err(io::Error::other)
+    }
+
+    fn disk(
+        &self,
+        export: impl FnOnce(Option<&dyn Pages>, &mut dyn PageSink) -> Result<(), disk::ExportError>,
+    ) -> io::Result<ObjectInfo> {
+        let parent = self.parent.map(|parent| Arc::clone(&parent.disk));
+        let pages = self.parts.disk.size() / PAGE_BYTES;
+        let mut writer =
+            self.staged.writer(ObjectKind::Disk, parent.clone(), pages).map_err(io::Error::other)?;
+        let mut sink = Cancellable { sink: &mut writer, cancel: self.cancel };
+        export(parent.as_deref().map(|image| image as &dyn Pages), &mut sink).map_err(io::Error::other)?;
+        writer.finish().map_err(io::Error::other)
+    }
 }
 
 /// A sink that refuses what comes after it was cancelled.

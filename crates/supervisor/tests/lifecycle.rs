@@ -5,11 +5,11 @@ use std::collections::HashSet;
 use std::future::ready;
 use std::time::{Duration, Instant};
 
-use control::{EndTime, Phase, Status};
+use control::{EndTime, Keep, Phase, Status};
 use jiff::{SignedDuration, Timestamp};
 use model::{BuildId, EndReason, OnTimeout};
 use supervisor::lifecycle::rules::{Effect, Input, PauseOutcome, State, Terms};
-use supervisor::lifecycle::{Command, Lifecycle, Timing, Work};
+use supervisor::lifecycle::{Answer, Command, Lifecycle, Timing, Work};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -25,6 +25,7 @@ fn everything() -> Vec<Input> {
         Input::LaunchFailed("no VMM".into()),
         Input::VmmGone(EndReason::GuestExited),
         Input::VmmGone(EndReason::VmmDied("signal 9".into())),
+        Input::VmmGone(EndReason::MemoryUnusable("memory.data is damaged".into())),
         Input::Late("too late".into()),
         Input::EndTime,
         Input::Pause,
@@ -209,7 +210,11 @@ impl Work for Idle {
         ready(())
     }
 
-    fn pause(&mut self, _: CancellationToken) -> impl Future<Output = ()> + 'static {
+    fn pause(&mut self, _: Option<Keep>, _: CancellationToken) -> impl Future<Output = ()> + 'static {
+        ready(())
+    }
+
+    fn snapshot(&mut self, _: BuildId, _: Answer) -> impl Future<Output = ()> + 'static {
         ready(())
     }
 }

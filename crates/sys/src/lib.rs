@@ -2,6 +2,7 @@
 
 pub mod child;
 pub mod entropy;
+pub mod freeze;
 pub mod heap;
 pub mod heap_limits;
 pub mod inherited;

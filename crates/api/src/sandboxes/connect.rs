@@ -7,12 +7,12 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use catalog::Team;
-use http::StatusCode;
-use model::{Connected, FleetError, SandboxId, SandboxState};
+use http::{HeaderName, HeaderValue, StatusCode};
+use model::{Connected, FleetError, SandboxId, SandboxRecord, SandboxState, WayBack};
 use serde::Deserialize;
 
 use super::lifetime::move_end;
-use super::request::{timeout, unsupported};
+use super::request::timeout;
 use crate::ApiState;
 use crate::auth::Caller;
 use crate::body::SmallJson;
@@ -20,6 +20,11 @@ use crate::detach::detach;
 use crate::error::ApiError;
 use crate::path::SandboxPath;
 use crate::wire::Sandbox;
+
+/// Says that a new kernel was booted from the sandbox's disk in place of going on with its memory, and why.
+const REBOOTED_HEADER: HeaderName = HeaderName::from_static("x-coldframe-rebooted");
+/// The longest reason, in characters.
+const MAX_REASON: usize = 300;
 
 #[derive(Deserialize)]
 pub(crate) struct ConnectV1 {
@@ -67,9 +72,12 @@ async fn answer(
     };
     let domain = state.config().domain.clone();
     let connected =
-        detach(async move { connect(&state, &team, &id, wanted, memory != Some(false)).await }).await?;
-    let status = if connected.resumed { StatusCode::CREATED } else { StatusCode::OK };
-    Ok((status, Json(Sandbox::new(&connected.record, domain.as_deref()))).into_response())
+        detach(async move { connect(&state, &team, &id, wanted, way_back(memory)).await }).await?;
+    let (record, domain) = (&connected.record, domain.as_deref());
+    if connected.resumed {
+        return Ok(started(record, domain));
+    }
+    Ok((StatusCode::OK, Json(Sandbox::new(record, domain))).into_response())
 }
 
 async fn connect(
@@ -77,7 +85,7 @@ async fn connect(
     team: &Team,
     id: &SandboxId,
     wanted: Duration,
-    with_memory: bool,
+    way: WayBack,
 ) -> Result<Connected, ApiError> {
     let record = state.fleet().get(&team.id, id)?;
     if record.state == SandboxState::Running {
@@ -89,12 +97,27 @@ async fn connect(
             Err(error) => return Err(error.into()),
         }
     }
-    if !with_memory {
-        return Err(unsupported("memory: false", "resuming without memory"));
-    }
     check_life(wanted)?;
     let _place = state.pending().resume(team, id, state.fleet().as_ref())?;
-    Ok(state.fleet().connect(&team.id, id, wanted).await?)
+    Ok(state.fleet().connect(&team.id, id, wanted, way).await?)
+}
+
+/// What a client that says `memory` wants.
+pub(super) fn way_back(memory: Option<bool>) -> WayBack {
+    if memory == Some(false) { WayBack::Reboot } else { WayBack::Best }
+}
+
+/// The answer about a sandbox that was started for it. A client that has to know whether its processes are still there
+/// finds out by a header, as the body is E2B's.
+pub(super) fn started(record: &SandboxRecord, domain: Option<&str>) -> Response {
+    let mut response = (StatusCode::CREATED, Json(Sandbox::new(record, domain))).into_response();
+    if let Some(why) = &record.rebooted {
+        // Of what is left every value can be made.
+        if let Ok(value) = HeaderValue::from_str(&reason(why)) {
+            response.headers_mut().insert(REBOOTED_HEADER, value);
+        }
+    }
+    response
 }
 
 /// A resumed sandbox without time to live would end, perhaps for good, before its client could do anything.
@@ -103,4 +126,20 @@ pub(super) fn check_life(timeout: Duration) -> Result<(), ApiError> {
         return Err(ApiError::bad_request("timeout must be at least 1 second to resume a paused sandbox"));
     }
     Ok(())
+}
+
+/// A reason as a header can hold it.
+fn reason(why: &str) -> String {
+    why.chars().filter(|c| c.is_ascii_graphic() || *c == ' ').take(MAX_REASON).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_printable_and_bounded() {
+        let text = reason(&format!("a\r\nb: \u{fc}{}", "x".repeat(5000)));
+        assert!(text.starts_with("ab: x") && text.len() == MAX_REASON, "{text}");
+    }
 }

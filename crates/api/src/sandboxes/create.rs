@@ -2,23 +2,20 @@
 
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::{Request, State};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use catalog::{Team, TemplateName};
-use http::{HeaderMap, StatusCode};
-use model::{CreateSandbox, Secret};
+use http::HeaderMap;
+use model::CreateSandbox;
 
+use super::connect::started;
 use super::request::{NewSandbox, Rules};
-use super::start::start;
+use super::start::{new_token, start, start_permit};
 use crate::ApiState;
 use crate::auth::Caller;
 use crate::body::{CREATE_BODY, read_json};
 use crate::error::ApiError;
-use crate::wire::Sandbox;
 
-/// Random bytes of a sandbox's tokens.
-const TOKEN_BYTES: usize = 32;
 const IDEMPOTENCY_HEADER: &str = "idempotency-key";
 const IDEMPOTENCY_KEY_CHARS: usize = 255;
 
@@ -51,15 +48,12 @@ async fn create(
     always_secure: bool,
     idempotency_key: Option<String>,
 ) -> Result<Response, ApiError> {
-    let permit = state.creates().clone().try_acquire_owned().map_err(|_| {
-        ApiError::no_capacity("too many sandboxes are being created at this moment: try again in a second")
-    })?;
+    let permit = start_permit(state)?;
     let body: NewSandbox = read_json(request, CREATE_BODY, state.config().body_deadline).await?;
     let rules = Rules { default_timeout, max_timeout: state.max_life(team), always_secure };
     let checked = body.check(&rules)?;
     let template = state.catalog().template_by_name(&team.id, &checked.template).await?;
     let asked = TemplateName::parse(&checked.template)?.name;
-    let token = |wanted: bool| wanted.then(|| Secret::random("", TOKEN_BYTES));
     let wanted = CreateSandbox {
         team: team.id.clone(),
         alias: template.aliases.contains(&asked).then_some(asked),
@@ -68,17 +62,18 @@ async fn create(
         shape: template.shape,
         metadata: checked.metadata,
         env: checked.env,
-        envd_token: token(checked.secure),
-        traffic_token: token(!checked.network.allow_public_traffic),
+        envd_token: checked.secure.then(new_token),
+        traffic_token: (!checked.network.allow_public_traffic).then(new_token),
         network: checked.network,
         on_timeout: checked.on_timeout,
+        auto_pause_memory: checked.auto_pause_memory,
         auto_resume: checked.auto_resume,
+        auto_resume_reboots: checked.auto_resume_reboots,
         timeout: checked.timeout,
         idempotency_key,
     };
     let record = start(state, team, wanted, permit).await?;
-    let body = Sandbox::new(&record, state.config().domain.as_deref());
-    Ok((StatusCode::CREATED, Json(body)).into_response())
+    Ok(started(&record, state.config().domain.as_deref()))
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {

@@ -3,22 +3,11 @@
 
 use std::cmp::Ordering;
 
-use base64::Engine;
-use base64::alphabet::URL_SAFE;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use jiff::Timestamp;
 use model::{SandboxId, SandboxRecord};
 
+use crate::cursor_text::{self, SEPARATOR};
 use crate::error::ApiError;
-
-/// Between the parts of a cursor.
-const SEPARATOR: &str = "__";
-const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &URL_SAFE,
-    GeneralPurposeConfig::new()
-        .with_encode_padding(false)
-        .with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
 
 /// The direction of a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,16 +57,12 @@ impl Cursor {
     pub(super) fn encode(&self) -> String {
         let Self { started_at, id, order } = self;
         let suffix = if *order == Order::Asc { "__asc" } else { "" };
-        BASE64.encode(format!("{started_at}{SEPARATOR}{id}{suffix}"))
+        cursor_text::encode(&format!("{started_at}{SEPARATOR}{id}{suffix}"))
     }
 
     /// Reads a cursor that was made for the same order.
     pub(super) fn decode(text: &str, order: Order) -> Result<Self, ApiError> {
-        let cursor = Self::read(text).ok_or_else(|| {
-            ApiError::bad_request(
-                "nextToken is not one that this server gave: repeat the list from its start",
-            )
-        })?;
+        let cursor = Self::read(text).ok_or_else(cursor_text::unknown)?;
         if cursor.order == order {
             return Ok(cursor);
         }
@@ -89,11 +74,10 @@ impl Cursor {
     }
 
     fn read(text: &str) -> Option<Self> {
-        let bytes = BASE64.decode(text).ok()?;
-        let text = std::str::from_utf8(&bytes).ok()?;
+        let text = cursor_text::decode(text)?;
         let (text, order) = match text.strip_suffix("__asc") {
             Some(text) => (text, Order::Asc),
-            None => (text, Order::Desc),
+            None => (text.as_str(), Order::Desc),
         };
         let (started_at, id) = text.split_once(SEPARATOR)?;
         Some(Self { started_at: started_at.parse().ok()?, id: id.parse().ok()?, order })
@@ -120,7 +104,7 @@ mod tests {
 
     #[test]
     fn what_is_no_cursor_is_refused() {
-        let b64 = |text: &str| BASE64.encode(text);
+        let b64 = cursor_text::encode;
         let bad = [
             "!".into(),
             "AAAA".into(),

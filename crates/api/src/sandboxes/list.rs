@@ -16,13 +16,13 @@ use super::cursor::{Cursor, Order};
 use super::metadata_filter::MetadataFilter;
 use crate::ApiState;
 use crate::auth::Caller;
+use crate::cursor_text::NEXT_TOKEN;
 use crate::error::{ApiError, shown};
 use crate::params::Params;
 use crate::wire::ListedSandbox;
 
 /// Sandboxes on one page, at most and by default.
 const PAGE: usize = 100;
-const NEXT_TOKEN: HeaderName = HeaderName::from_static("x-next-token");
 const TOTAL_RUNNING: HeaderName = HeaderName::from_static("x-total-running");
 
 /// Every running sandbox, newest first, in one answer.

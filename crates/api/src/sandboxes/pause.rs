@@ -1,23 +1,22 @@
 //! `POST /sandboxes/{id}/pause`, `POST /sandboxes/{id}/resume`.
 
-use axum::Json;
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use http::StatusCode;
 use model::{FleetError, SandboxState};
 use serde::Deserialize;
 
-use super::connect::check_life;
-use super::request::{timeout, unsupported};
+use super::connect::{check_life, started, way_back};
+use super::request::timeout;
 use crate::ApiState;
 use crate::auth::Caller;
 use crate::body::SmallJson;
 use crate::detach::detach;
 use crate::error::ApiError;
 use crate::path::SandboxPath;
-use crate::wire::Sandbox;
 
-/// Also sent is `requireHealthyGuest`. It changes nothing: a pause with memory does not depend on the guest's help.
+/// Also sent is `requireHealthyGuest`. It changes nothing: a pause with memory does not depend on the guest's help, and one
+/// without does not come about without it.
 #[derive(Deserialize)]
 pub(crate) struct Pause {
     memory: Option<bool>,
@@ -30,10 +29,8 @@ pub(crate) async fn pause(
     SandboxPath(id): SandboxPath,
     SmallJson(body): SmallJson<Pause>,
 ) -> Result<StatusCode, ApiError> {
-    if body.memory == Some(false) {
-        return Err(unsupported("memory: false", "pausing without memory"));
-    }
-    detach(async move { Ok(state.fleet().pause(&team.id, &id).await?) }).await?;
+    let memory = body.memory != Some(false);
+    detach(async move { Ok(state.fleet().pause(&team.id, &id, memory).await?) }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -57,10 +54,8 @@ pub(crate) async fn resume(
         Some(seconds) => timeout("timeout", seconds, max)?,
         None => state.config().default_timeout_v1.min(max),
     };
-    if body.memory == Some(false) {
-        return Err(unsupported("memory: false", "resuming without memory"));
-    }
     check_life(wanted)?;
+    let way = way_back(body.memory);
     let domain = state.config().domain.clone();
     let record = detach(async move {
         let fleet = state.fleet();
@@ -68,8 +63,8 @@ pub(crate) async fn resume(
             return Err(FleetError::Conflict(format!("Sandbox \"{id}\" is running already")).into());
         }
         let _place = state.pending().resume(&team, &id, fleet.as_ref())?;
-        Ok(fleet.resume(&team.id, &id, wanted, body.auto_pause).await?)
+        Ok(fleet.resume(&team.id, &id, wanted, way, body.auto_pause).await?)
     })
     .await?;
-    Ok((StatusCode::CREATED, Json(Sandbox::new(&record, domain.as_deref()))).into_response())
+    Ok(started(&record, domain.as_deref()))
 }

@@ -46,6 +46,9 @@ pub(super) struct NewSandbox {
 #[derive(Deserialize)]
 struct AutoResume {
     enabled: bool,
+    /// Ours: a request may also boot the sandbox from its disk, where there is no memory to go on with.
+    #[serde(default)]
+    reboot: bool,
 }
 
 /// How the two versions of the request differ, and what bounds them.
@@ -65,7 +68,9 @@ pub(super) struct Checked {
     pub(super) metadata: BTreeMap<String, String>,
     pub(super) env: BTreeMap<String, String>,
     pub(super) on_timeout: OnTimeout,
+    pub(super) auto_pause_memory: bool,
     pub(super) auto_resume: bool,
+    pub(super) auto_resume_reboots: bool,
 }
 
 impl NewSandbox {
@@ -74,13 +79,7 @@ impl NewSandbox {
         if self.template.is_empty() {
             return Err(ApiError::bad_request("templateID is empty: name a template, for example 'base'"));
         }
-        let timeout = match self.timeout {
-            None => rules.default_timeout.min(rules.max_timeout),
-            Some(..=0) => {
-                return Err(ApiError::bad_request("timeout must be at least 1 second"));
-            }
-            Some(seconds) => timeout("timeout", seconds, rules.max_timeout)?,
-        };
+        let timeout = life(self.timeout, rules.default_timeout, rules.max_timeout)?;
         let secure = rules.always_secure || self.secure.unwrap_or(false);
         let network = self.network.unwrap_or_default().check(self.allow_internet_access)?;
         if !network.allow_public_traffic && !secure {
@@ -91,9 +90,22 @@ impl NewSandbox {
         let env = self.env_vars.unwrap_or_default();
         check_env(&env)?;
         let on_timeout = if self.auto_pause == Some(true) { OnTimeout::Pause } else { OnTimeout::Kill };
-        let auto_resume = self.auto_resume.is_some_and(|auto| auto.enabled);
+        let auto_pause_memory = self.auto_pause_memory != Some(false);
+        let auto_resume = self.auto_resume.as_ref().is_some_and(|auto| auto.enabled);
+        let auto_resume_reboots = auto_resume && self.auto_resume.is_some_and(|auto| auto.reboot);
         let template = self.template;
-        Ok(Checked { template, timeout, secure, network, metadata, env, on_timeout, auto_resume })
+        Ok(Checked {
+            template,
+            timeout,
+            secure,
+            network,
+            metadata,
+            env,
+            on_timeout,
+            auto_pause_memory,
+            auto_resume,
+            auto_resume_reboots,
+        })
     }
 
     /// What a client asked for and this version cannot do must not be ignored. What clients send by default, such as
@@ -103,10 +115,10 @@ impl NewSandbox {
             if self.auto_pause != Some(true) {
                 return Err(ApiError::bad_request("autoPauseMemory: false needs autoPause: true"));
             }
-            if self.auto_resume.as_ref().is_some_and(|auto| auto.enabled) {
-                return Err(ApiError::bad_request("autoPauseMemory: false excludes autoResume"));
+            if self.auto_resume.as_ref().is_some_and(|auto| auto.enabled && !auto.reboot) {
+                let message = "autoPauseMemory: false excludes autoResume, unless autoResume.reboot is true";
+                return Err(ApiError::bad_request(message));
             }
-            return Err(unsupported("autoPauseMemory: false", "pausing without memory"));
         }
         if !self.mcp.as_ref().is_none_or(Value::is_null) {
             return Err(unsupported("mcp", "the MCP gateway"));
@@ -122,7 +134,7 @@ impl NewSandbox {
     }
 }
 
-pub(super) fn unsupported(field: &str, what: &str) -> ApiError {
+pub(crate) fn unsupported(field: &str, what: &str) -> ApiError {
     ApiError::bad_request(format!(
         "{field}: this version of Coldframe does not support {what}; leave the field out"
     ))
@@ -135,6 +147,15 @@ pub(super) fn is_empty(value: &Value) -> bool {
         Value::Array(items) => items.is_empty(),
         Value::Object(fields) => fields.is_empty(),
         Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+    }
+}
+
+/// How long a new sandbox lives.
+pub(super) fn life(seconds: Option<i64>, default: Duration, max: Duration) -> Result<Duration, ApiError> {
+    match seconds {
+        None => Ok(default.min(max)),
+        Some(..=0) => Err(ApiError::bad_request("timeout must be at least 1 second")),
+        Some(seconds) => timeout("timeout", seconds, max),
     }
 }
 

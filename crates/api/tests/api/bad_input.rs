@@ -43,6 +43,10 @@ async fn no_key_or_a_wrong_one() {
         (Method::POST, "/v2/sandboxes/i1/connect"),
         (Method::POST, "/sandboxes/i1/pause"),
         (Method::POST, "/sandboxes/i1/resume"),
+        (Method::POST, "/sandboxes/i1/snapshots"),
+        (Method::POST, "/sandboxes/i1/fork"),
+        (Method::GET, "/snapshots"),
+        (Method::DELETE, "/templates/base"),
         (Method::GET, "/sandboxes/i1/metrics"),
         (Method::GET, "/sandboxes/i1/logs"),
         (Method::GET, "/v2/sandboxes/i1/logs"),
@@ -100,7 +104,7 @@ async fn malformed_json() {
         }
     }
     let id = scene.sandbox(1, &[]).spec.id;
-    for route in ["timeout", "refreshes", "connect", "pause", "resume"] {
+    for route in ["timeout", "refreshes", "connect", "pause", "resume", "snapshots", "fork"] {
         let path = format!("/sandboxes/{id}/{route}");
         scene.client().post_text(&path, "{").await.is_error(400, "request body");
     }
@@ -245,9 +249,8 @@ async fn what_this_version_cannot_do_is_refused_by_name() {
         ),
         (
             json!({"autoPauseMemory": false, "autoPause": true, "autoResume": {"enabled": true}}),
-            "autoPauseMemory: false excludes autoResume",
+            "autoPauseMemory: false excludes autoResume, unless autoResume.reboot is true",
         ),
-        (json!({"autoPauseMemory": false, "autoPause": true}), "does not support pausing without memory"),
         (json!({"autoResume": {}}), "autoResume"),
         (json!({"mcp": {"github": {}}}), "mcp"),
         (json!({"iam": {"tokens": {"a": {"audience": "b"}}}}), "iam"),
@@ -287,7 +290,7 @@ async fn sandboxes_that_are_not_there_or_not_yours() {
         let one = format!("/sandboxes/{asked}");
         stranger.get(&one).await.is_error(404, &text);
         stranger.delete(&one).await.is_error(404, &text);
-        for route in ["timeout", "connect", "pause", "resume"] {
+        for route in ["timeout", "connect", "pause", "resume", "snapshots", "fork"] {
             stranger.post(&format!("{one}/{route}"), &json!({"timeout": 9})).await.is_error(404, &text);
         }
         stranger.post(&format!("/v2{one}/connect"), &json!({})).await.is_error(404, &text);
@@ -308,7 +311,10 @@ async fn routes_and_methods_that_are_not_there() {
     let client = scene.client();
     client.get("/nothing").await.is_error(404, "no such route: GET /nothing");
     client.get("/").await.is_error(404, "no such route");
-    client.post("/sandboxes/i1/fork", &json!({})).await.is_error(404, "no such route");
+    client.post("/sandboxes/i1/spoon", &json!({})).await.is_error(404, "no such route");
+    client.get("/sandboxes/i1/fork").await.is_error(405, "GET is not a method");
+    client.post("/snapshots", &json!({})).await.is_error(405, "POST is not a method");
+    client.get("/templates/base").await.is_error(405, "GET is not a method");
     client.get("/sandboxes/i1/pause").await.is_error(405, "GET is not a method");
     client.get("/sandboxes/i1/..%2f..%2fetc").await.is_error(404, "no such route");
     client.delete("/sandboxes").await.is_error(405, "DELETE is not a method of /sandboxes");

@@ -7,12 +7,12 @@ use std::time::Duration;
 use api::ApiConfig;
 use axum::extract::Request;
 use axum::middleware::{Next, from_fn};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::client::{exchange, serve};
-use crate::scene::{Scene, until};
+use crate::scene::{Scene, until, until_asked};
 
 /// Tells when the server is done with a request, one way or the other.
 struct Ended(Arc<AtomicBool>);
@@ -23,8 +23,8 @@ impl Drop for Ended {
     }
 }
 
-/// Sends a create through a real socket and leaves while the fleet is at it.
-async fn create_and_leave(scene: &Scene, extra_header: &str) {
+/// Sends a request through a real socket, leaves while the fleet is at so many things, and returns when the server knows.
+async fn ask_and_leave(scene: &Scene, path: &str, extra_header: &str, body: &Value, waiting: usize) {
     let ended = Arc::new(AtomicBool::new(false));
     let flag = ended.clone();
     let watch = from_fn(move |request: Request, next: Next| {
@@ -35,18 +35,22 @@ async fn create_and_leave(scene: &Scene, extra_header: &str) {
         }
     });
     let address = serve(scene.router.clone().layer(watch)).await;
-    scene.fleet.open.send_replace(false);
-    let body = json!({"templateID": "base"}).to_string();
+    let body = body.to_string();
     let request = format!(
-        "POST /v2/sandboxes HTTP/1.1\r\nHost: x\r\nX-API-Key: {}\r\n{extra_header}Content-Length: {}\r\n\r\n{body}",
+        "POST {path} HTTP/1.1\r\nHost: x\r\nX-API-Key: {}\r\n{extra_header}Content-Length: {}\r\n\r\n{body}",
         scene.key.expose(),
         body.len()
     );
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
-    until("the create is under way", || scene.fleet.waiting.load(Ordering::SeqCst) == 1).await;
+    until("it is under way", || scene.fleet.waiting.load(Ordering::SeqCst) == waiting).await;
     drop(stream);
     until("the server notices", || ended.load(Ordering::SeqCst)).await;
+}
+
+async fn create_and_leave(scene: &Scene, extra_header: &str) {
+    scene.fleet.open.send_replace(false);
+    ask_and_leave(scene, "/v2/sandboxes", extra_header, &json!({"templateID": "base"}), 1).await;
     scene.fleet.open.send_replace(true);
     until("the create is over", || scene.fleet.created.load(Ordering::SeqCst) == 1).await;
 }
@@ -70,6 +74,32 @@ async fn with_an_idempotency_key_it_is_there_for_the_next_try() {
     assert_eq!(answer["sandboxID"], scene.fleet.all()[0].spec.id.as_str());
     assert_eq!(scene.fleet.killed.load(Ordering::SeqCst), 0);
     assert_eq!(scene.fleet.created.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn sandboxes_of_a_fork_whose_ids_nobody_received_are_ended() {
+    let scene = Scene::new().await;
+    let path = format!("/sandboxes/{}/fork", scene.sandbox(1, &[]).spec.id);
+    scene.fleet.open_to_creates.send_replace(false);
+    ask_and_leave(&scene, &path, "", &json!({"count": 3}), 3).await;
+    scene.fleet.open_to_creates.send_replace(true);
+    until("three are ended", || scene.fleet.killed.load(Ordering::SeqCst) == 3).await;
+    assert_eq!(scene.fleet.all().len(), 1);
+    assert!(scene.fleet.kept().is_empty(), "and nobody makes others like them");
+}
+
+#[tokio::test]
+async fn a_snapshot_that_nobody_heard_of_is_in_the_list() {
+    let scene = Scene::new().await;
+    let path = format!("/sandboxes/{}/snapshots", scene.sandbox(1, &[]).spec.id);
+    scene.fleet.open.send_replace(false);
+    ask_and_leave(&scene, &path, "", &json!({}), 1).await;
+    scene.fleet.open.send_replace(true);
+    until_asked("it is listed", async || {
+        scene.client().get("/snapshots").await.is(200).as_array().unwrap().len() == 1
+    })
+    .await;
+    assert_eq!(scene.fleet.kept().len(), 1);
 }
 
 #[tokio::test]

@@ -9,8 +9,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 use model::{
-    Connected, CreateSandbox, Fleet, FleetError, LogEntry, LogQuery, MetricRange, MetricSample, OnTimeout,
-    SandboxId, SandboxRecord, SandboxSpec, SandboxState, TeamId,
+    BuildId, Connected, CreateSandbox, Fleet, FleetError, LogEntry, LogQuery, MetricRange, MetricSample,
+    OnTimeout, SandboxId, SandboxRecord, SandboxSpec, SandboxState, Snapshotted, TeamId, WayBack,
 };
 use tokio::sync::watch;
 
@@ -20,6 +20,20 @@ pub(crate) const FAIL: &str = "fail";
 pub(crate) const PANIC: &str = "panic";
 /// The same for resumes.
 pub(crate) const NO_RESUME: &str = "no-resume";
+/// A paused one with this has no memory, and this is why.
+pub(crate) const NO_MEMORY: &str = "no-memory";
+pub(crate) const WHY_NOT: &str = "memory.data of build b does not exist";
+/// The same for snapshots.
+pub(crate) const NO_SNAPSHOT: &str = "no-snapshot";
+
+/// Builds that were made of running sandboxes.
+#[derive(Default)]
+pub(crate) struct Builds {
+    /// Sandboxes can be made from these.
+    pub(crate) kept: HashSet<BuildId>,
+    /// From these no more, in the order they were forgotten in.
+    pub(crate) forgotten: Vec<BuildId>,
+}
 
 pub(crate) struct MemoryFleet {
     sandboxes: Mutex<HashMap<SandboxId, SandboxRecord>>,
@@ -28,12 +42,18 @@ pub(crate) struct MemoryFleet {
     pub(crate) last_query: Mutex<Option<LogQuery>>,
     /// Sandboxes that are shown as running whatever they are, as if they had been paused just after the question.
     pub(crate) shown_running: Mutex<HashSet<SandboxId>>,
-    /// Creates and resumes wait while it is false.
+    pub(crate) builds: Mutex<Builds>,
+    /// Sandboxes that were last paused without their memory.
+    pub(crate) disks: Mutex<HashSet<SandboxId>>,
+    /// Creates, pauses, resumes and snapshots wait while it is false.
     pub(crate) open: watch::Sender<bool>,
+    /// Creates alone wait while it is false.
+    pub(crate) open_to_creates: watch::Sender<bool>,
     pub(crate) waiting: AtomicUsize,
     pub(crate) created: AtomicUsize,
     pub(crate) resumed: AtomicUsize,
     pub(crate) killed: AtomicUsize,
+    pub(crate) snapshotted: AtomicUsize,
 }
 
 impl Default for MemoryFleet {
@@ -44,11 +64,15 @@ impl Default for MemoryFleet {
             lines: Mutex::default(),
             last_query: Mutex::default(),
             shown_running: Mutex::default(),
+            builds: Mutex::default(),
+            disks: Mutex::default(),
             open: watch::Sender::new(true),
+            open_to_creates: watch::Sender::new(true),
             waiting: AtomicUsize::new(0),
             created: AtomicUsize::new(0),
             resumed: AtomicUsize::new(0),
             killed: AtomicUsize::new(0),
+            snapshotted: AtomicUsize::new(0),
         }
     }
 }
@@ -73,9 +97,18 @@ impl MemoryFleet {
 
     /// Waits while the fleet is not open.
     async fn pass(&self) {
+        self.pass_by(&self.open).await;
+    }
+
+    async fn pass_by(&self, gate: &watch::Sender<bool>) {
         self.waiting.fetch_add(1, Ordering::SeqCst);
-        self.open.subscribe().wait_for(|open| *open).await.unwrap();
+        gate.subscribe().wait_for(|open| *open).await.unwrap();
         self.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Builds that snapshots made and that nobody has forgotten.
+    pub(crate) fn kept(&self) -> HashSet<BuildId> {
+        self.builds.lock().unwrap().kept.clone()
     }
 
     fn shown(&self, record: SandboxRecord) -> SandboxRecord {
@@ -91,7 +124,7 @@ impl MemoryFleet {
     }
 
     /// Whether it was paused.
-    fn wake(&self, id: &SandboxId, timeout: Duration) -> Result<bool, FleetError> {
+    fn wake(&self, id: &SandboxId, timeout: Duration, way: WayBack) -> Result<bool, FleetError> {
         let mut sandboxes = self.sandboxes.lock().unwrap();
         let record = sandboxes.get_mut(id).ok_or_else(|| FleetError::NotFound(id.clone()))?;
         if record.state == SandboxState::Running {
@@ -100,6 +133,15 @@ impl MemoryFleet {
         if record.spec.metadata.get("test").map(String::as_str) == Some(NO_RESUME) {
             return Err(FleetError::StartFailed("the snapshot's disk is damaged".into()));
         }
+        let why = match record.spec.metadata.get("test").map(String::as_str) {
+            _ if way == WayBack::Reboot => Some("a reboot was asked for"),
+            Some(NO_MEMORY) => Some(WHY_NOT),
+            _ => None,
+        };
+        if let (Some(why), WayBack::WithMemory) = (why, way) {
+            return Err(FleetError::NeedsReboot(why.into()));
+        }
+        record.rebooted = why.map(Into::into);
         record.state = SandboxState::Running;
         record.running_since = Timestamp::now();
         record.end_at = record.running_since + SignedDuration::try_from(timeout).unwrap();
@@ -122,7 +164,9 @@ impl MemoryFleet {
                 env: wanted.env,
                 network: wanted.network,
                 on_timeout: wanted.on_timeout,
+                auto_pause_memory: wanted.auto_pause_memory,
                 auto_resume: wanted.auto_resume,
+                auto_resume_reboots: wanted.auto_resume_reboots,
                 timeout_secs: wanted.timeout.as_secs(),
                 envd_token: wanted.envd_token,
                 traffic_token: wanted.traffic_token,
@@ -134,6 +178,7 @@ impl MemoryFleet {
             end_at,
             running_since: started_at,
             envd_version: model::ENVD_VERSION.into(),
+            rebooted: None,
             dir: PathBuf::new(),
         }
     }
@@ -149,6 +194,10 @@ impl Fleet for MemoryFleet {
             _ => {}
         }
         self.pass().await;
+        self.pass_by(&self.open_to_creates).await;
+        if self.builds.lock().unwrap().forgotten.contains(&wanted.build) {
+            return Err(FleetError::StartFailed(format!("build {} is gone", wanted.build)));
+        }
         let mut sandboxes = self.sandboxes.lock().unwrap();
         let same = |record: &&SandboxRecord| {
             wanted.idempotency_key.is_some()
@@ -195,7 +244,7 @@ impl Fleet for MemoryFleet {
         Ok(record.clone())
     }
 
-    async fn pause(&self, team: &TeamId, id: &SandboxId) -> Result<(), FleetError> {
+    async fn pause(&self, team: &TeamId, id: &SandboxId, memory: bool) -> Result<(), FleetError> {
         self.get(team, id)?;
         self.pass().await;
         let mut sandboxes = self.sandboxes.lock().unwrap();
@@ -205,7 +254,37 @@ impl Fleet for MemoryFleet {
         }
         record.state = SandboxState::Paused;
         record.end_at = Timestamp::now();
+        let mut disks = self.disks.lock().unwrap();
+        if memory {
+            disks.remove(id)
+        } else {
+            disks.insert(id.clone())
+        };
         Ok(())
+    }
+
+    async fn snapshot(&self, team: &TeamId, id: &SandboxId) -> Result<Snapshotted, FleetError> {
+        let record = self.get(team, id)?;
+        if record.spec.metadata.get("test").map(String::as_str) == Some(NO_SNAPSHOT) {
+            return Err(FleetError::NoCapacity("no space left on this host".into()));
+        }
+        self.pass().await;
+        // What it is by now, not what it was or is shown as.
+        let sandboxes = self.sandboxes.lock().unwrap();
+        let record = sandboxes.get(id).ok_or_else(|| FleetError::NotFound(id.clone()))?;
+        if record.state == SandboxState::Paused {
+            return Err(FleetError::Conflict(format!("sandbox {id} is paused")));
+        }
+        let build = BuildId::random();
+        self.builds.lock().unwrap().kept.insert(build.clone());
+        self.snapshotted.fetch_add(1, Ordering::SeqCst);
+        Ok(Snapshotted { build, shape: record.spec.shape, envd_version: record.envd_version.clone() })
+    }
+
+    async fn forget(&self, build: &BuildId) {
+        let mut builds = self.builds.lock().unwrap();
+        builds.kept.remove(build);
+        builds.forgotten.push(build.clone());
     }
 
     async fn connect(
@@ -213,10 +292,11 @@ impl Fleet for MemoryFleet {
         team: &TeamId,
         id: &SandboxId,
         timeout: Duration,
+        way: WayBack,
     ) -> Result<Connected, FleetError> {
         self.get(team, id)?;
         self.pass().await;
-        let resumed = self.wake(id, timeout)?;
+        let resumed = self.wake(id, timeout, way)?;
         if !resumed {
             self.set_timeout(team, id, timeout, true).await?;
         }
@@ -228,11 +308,12 @@ impl Fleet for MemoryFleet {
         team: &TeamId,
         id: &SandboxId,
         timeout: Duration,
+        way: WayBack,
         auto_pause: Option<bool>,
     ) -> Result<SandboxRecord, FleetError> {
         self.get(team, id)?;
         self.pass().await;
-        if !self.wake(id, timeout)? {
+        if !self.wake(id, timeout, way)? {
             return Err(FleetError::Conflict(format!("sandbox {id} runs")));
         }
         if let Some(auto_pause) = auto_pause {

@@ -10,7 +10,7 @@ use model::{MetricSample, OnTimeout, SandboxState};
 use serde_json::{Value, json};
 
 use crate::client::{exchange, serve};
-use crate::fleet::NO_RESUME;
+use crate::fleet::{NO_MEMORY, NO_RESUME, WHY_NOT};
 use crate::lifetime::{about, left};
 use crate::scene::{Scene, until};
 
@@ -38,13 +38,13 @@ async fn every_body_of_a_pause_that_clients_send() {
         let id = scene.sandbox(10, &[]).spec.id;
         scene.client().post_text(&format!("/sandboxes/{id}/pause"), body).await.is(204);
     }
+    assert!(scene.fleet.disks.lock().unwrap().is_empty());
+    let disk = scene.sandbox(10, &[]).spec.id;
+    scene.client().post_text(&format!("/sandboxes/{disk}/pause"), r#"{"memory":false}"#).await.is(204);
+    assert!(scene.fleet.disks.lock().unwrap().contains(&disk));
     let id = scene.sandbox(10, &[]).spec.id;
     let path = format!("/sandboxes/{id}/pause");
-    for (body, text) in [
-        (r#"{"memory":false}"#, "does not support pausing without memory"),
-        (r#"{"memory":"no"}"#, "memory"),
-        ("[]", "request body"),
-    ] {
+    for (body, text) in [(r#"{"memory":"no"}"#, "memory"), ("[]", "request body")] {
         scene.client().post_text(&path, body).await.is_error(400, text);
     }
     assert_eq!(scene.now(&id).state, SandboxState::Running);
@@ -110,13 +110,9 @@ async fn what_a_way_back_cannot_do_is_refused_and_changes_nothing() {
     let scene = Scene::new().await;
     let id = scene.paused(100, &[]).spec.id;
     for (path, body, text) in [
-        ("/v2/sandboxes/{id}/connect", json!({"memory": false}), "does not support resuming without memory"),
-        (
-            "/sandboxes/{id}/connect",
-            json!({"timeout": 5, "memory": false}),
-            "does not support resuming without memory",
-        ),
-        ("/sandboxes/{id}/resume", json!({"memory": false}), "does not support resuming without memory"),
+        ("/v2/sandboxes/{id}/connect", json!({"memory": "no"}), "memory"),
+        ("/sandboxes/{id}/connect", json!({"timeout": 5, "memory": 0}), "memory"),
+        ("/sandboxes/{id}/resume", json!({"memory": []}), "memory"),
         ("/sandboxes/{id}/connect", json!({"timeout": 0}), "at least 1 second to resume"),
         ("/v2/sandboxes/{id}/connect", json!({"timeout": 0}), "at least 1 second to resume"),
         ("/sandboxes/{id}/resume", json!({"timeout": 0}), "at least 1 second to resume"),
@@ -128,6 +124,29 @@ async fn what_a_way_back_cannot_do_is_refused_and_changes_nothing() {
         let path = path.replace("{id}", id.as_str());
         scene.client().post(&path, &body).await.is_error(400, text);
         assert_eq!(scene.now(&id).state, SandboxState::Paused, "{path} {body}");
+    }
+}
+
+#[tokio::test]
+async fn a_reboot_is_told_by_a_header_and_the_body_stays_the_same() {
+    let scene = Scene::new().await;
+    for (path, body, damaged, expected) in [
+        ("/v2/sandboxes/{id}/connect", r#"{"memory":false}"#, false, Some("a reboot was asked for")),
+        ("/sandboxes/{id}/connect", r#"{"timeout":9,"memory":false}"#, true, Some("a reboot was asked for")),
+        ("/sandboxes/{id}/resume", r#"{"memory":false}"#, false, Some("a reboot was asked for")),
+        ("/v2/sandboxes/{id}/connect", "{}", true, Some(WHY_NOT)),
+        ("/sandboxes/{id}/connect", r#"{"timeout":9,"memory":true}"#, true, Some(WHY_NOT)),
+        ("/sandboxes/{id}/resume", "", true, Some(WHY_NOT)),
+        ("/v2/sandboxes/{id}/connect", "{}", false, None),
+        ("/sandboxes/{id}/resume", r#"{"memory":null}"#, false, None),
+    ] {
+        let metadata: &[_] = if damaged { &[("test", NO_MEMORY)] } else { &[] };
+        let id = scene.paused(100, metadata).spec.id;
+        let answer = scene.client().post_text(&path.replace("{id}", id.as_str()), body).await;
+        assert_eq!(answer.header("x-coldframe-rebooted"), expected, "{path} {body}");
+        let connected = scene.client().post(&format!("/v2/sandboxes/{id}/connect"), &json!({})).await;
+        assert_eq!(connected.header("x-coldframe-rebooted"), None, "nothing was started for this one");
+        assert_eq!(connected.is(200), answer.is(201), "{path} {body}");
     }
 }
 
@@ -264,6 +283,33 @@ async fn auto_pause_and_auto_resume_reach_the_fleet_and_come_back() {
         }
     }
     assert!(scene.fleet.all().iter().all(|record| record.spec.timeout_secs == 77));
+}
+
+#[tokio::test]
+async fn what_an_end_time_keeps_and_what_traffic_may_do_reach_the_fleet() {
+    let scene = Scene::new().await;
+    for (asked, memory, reboots) in [
+        (json!({"autoPause": true}), true, false),
+        (json!({"autoPause": true, "autoPauseMemory": false}), false, false),
+        (
+            json!({"autoPause": true, "autoPauseMemory": false, "autoResume": {"enabled": false}}),
+            false,
+            false,
+        ),
+        (json!({"autoPause": true, "autoResume": {"enabled": true, "reboot": true}}), true, true),
+        (
+            json!({"autoPause": true, "autoPauseMemory": false, "autoResume": {"enabled": true, "reboot": true}}),
+            false,
+            true,
+        ),
+        (json!({"autoPause": true, "autoResume": {"enabled": false, "reboot": true}}), true, false),
+    ] {
+        let mut body = asked.clone();
+        body["templateID"] = "base".into();
+        let id = scene.client().post("/v2/sandboxes", &body).await.is(201)["sandboxID"].clone();
+        let spec = scene.now(&id.as_str().unwrap().parse().unwrap()).spec;
+        assert_eq!((spec.auto_pause_memory, spec.auto_resume_reboots), (memory, reboots), "{asked}");
+    }
 }
 
 #[tokio::test]

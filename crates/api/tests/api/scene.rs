@@ -74,7 +74,9 @@ impl Scene {
             env: BTreeMap::new(),
             network: NetworkPolicy::default(),
             on_timeout: OnTimeout::Kill,
+            auto_pause_memory: true,
             auto_resume: false,
+            auto_resume_reboots: false,
             envd_token: Some(Secret::random("", 32)),
             traffic_token: None,
             timeout: Duration::from_secs(3600),
@@ -119,8 +121,13 @@ pub(crate) fn template(owner: Option<&Team>, alias: &str) -> Template {
 
 /// Waits until something is so.
 pub(crate) async fn until(what: &str, mut so: impl FnMut() -> bool) {
+    until_asked(what, async || so()).await;
+}
+
+/// Waits until something is so, which takes a question to know.
+pub(crate) async fn until_asked(what: &str, mut so: impl AsyncFnMut() -> bool) {
     let start = Instant::now();
-    while !so() {
+    while !so().await {
         assert!(start.elapsed() < Duration::from_secs(10), "waited too long: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

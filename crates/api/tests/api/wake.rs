@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use catalog::TeamLimits;
 use model::{FleetError, SandboxId, SandboxState, TeamId};
 
-use crate::fleet::NO_RESUME;
+use crate::fleet::{NO_MEMORY, NO_RESUME};
 use crate::lifetime::{about, left};
 use crate::scene::{Scene, until};
 
@@ -81,4 +81,18 @@ async fn what_cannot_be_woken() {
         let refused = scene.state.wake(team, &id).await;
         assert!(matches!(refused, Err(FleetError::NotFound(_))), "{refused:?}");
     }
+}
+
+#[tokio::test]
+async fn a_request_reboots_only_what_was_made_so() {
+    let scene = Scene::new().await;
+    let mut record = scene.paused(1, &[("test", NO_MEMORY)]);
+    let id = record.spec.id.clone();
+    let refused = scene.state.wake(&scene.team.id, &id).await;
+    assert!(matches!(refused, Err(FleetError::NeedsReboot(_))), "{refused:?}");
+    assert_eq!(scene.now(&id).state, SandboxState::Paused);
+    record.spec.auto_resume_reboots = true;
+    scene.fleet.insert(record);
+    scene.state.wake(&scene.team.id, &id).await.unwrap();
+    assert_eq!(scene.now(&id).state, SandboxState::Running);
 }

@@ -56,7 +56,7 @@ async fn image(server: &Server) -> Result<Option<Request>, String> {
     server.kill(&sandbox).await?;
     Ok(match launch?.start {
         Start::Resume(build) => Some(Request { build, token: None }),
-        Start::Boot(_) => None,
+        Start::Boot(_) | Start::Reboot(_) => None,
     })
 }
 

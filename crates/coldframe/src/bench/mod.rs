@@ -2,8 +2,10 @@
 
 mod bare;
 mod boot;
+mod checkpoint;
 mod create;
 mod envd;
+mod fork;
 mod handover;
 mod http;
 mod image;
@@ -37,6 +39,10 @@ fn measure(command: &Bench) -> Result<(), String> {
     match command {
         Bench::Create { state, count } => runtime.block_on(create::run(&state.dir, *count)),
         Bench::Pause { state, count, dirty } => runtime.block_on(pause::run(&state.dir, *count, *dirty)),
+        Bench::Checkpoint { state, count, dirty } => {
+            runtime.block_on(checkpoint::run(&state.dir, *count, *dirty))
+        }
+        Bench::Fork { state, count, forks } => runtime.block_on(fork::run(&state.dir, *count, *forks)),
         Bench::Resume { state, count } => runtime.block_on(resume::run(&state.dir, *count)),
         Bench::Memory { dir, size, rounds } => memory::run(dir.as_deref(), *size, *rounds),
         Bench::Envd { count } => runtime.block_on(envd::run(*count)),

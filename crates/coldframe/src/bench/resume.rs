@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use super::bare::{Bare, BareSamples};
-use super::phases::{self, Resumed};
+use super::phases::{self, Phases};
 use super::report::{Samples, bar};
 use super::restore::Request;
 use super::server::{Sandbox, Server, settle};
@@ -61,13 +61,13 @@ impl Measured {
         self.answered.push(server.connect(sandbox).await?);
         server.command(sandbox, "/bin/true", &[]).await?;
         self.first_command.push(begun.elapsed());
-        if let Some(resumed) = phases::read(&server.dir(sandbox))? {
+        if let Some(resumed) = phases::read(&server.dir(sandbox), phases::RESUMED)? {
             self.note(asked, resumed);
         }
         Ok(())
     }
 
-    fn note(&mut self, asked: Timestamp, resumed: Resumed) {
+    fn note(&mut self, asked: Timestamp, resumed: Phases) {
         // One host, one clock; should it be set meanwhile, the sample is nonsense that a median ignores.
         self.running.push(Duration::try_from(resumed.at.duration_since(asked)).unwrap_or_default());
         for (name, time) in resumed.phases {

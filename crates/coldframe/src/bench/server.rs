@@ -52,9 +52,7 @@ impl Server {
     pub(super) async fn create(&self) -> Result<Sandbox, String> {
         let wanted = json!({"templateID": "base", "timeout": LIFE_SECONDS, "secure": true});
         let made = self.api().await?.json("POST", "/sandboxes", &wanted).await?;
-        let text = |field: &str| made[field].as_str().ok_or_else(|| format!("the answer has no {field}"));
-        let id = text("sandboxID")?.parse().map_err(|error| format!("{error}"))?;
-        Ok(Sandbox { id, token: text("envdAccessToken")?.to_owned() })
+        read(&made)
     }
 
     /// Pauses a sandbox; the time until that was acknowledged.
@@ -78,6 +76,29 @@ impl Server {
         let begun = Instant::now();
         self.api().await?.json("DELETE", &format!("/sandboxes/{}", sandbox.id), &Value::Null).await?;
         Ok(begun.elapsed())
+    }
+
+    /// Makes a snapshot; its name, and the time until that was answered.
+    pub(super) async fn snapshot(&self, sandbox: &Sandbox) -> Result<(String, Duration), String> {
+        let begun = Instant::now();
+        let path = format!("/sandboxes/{}/snapshots", sandbox.id);
+        let made = self.api().await?.json("POST", &path, &json!({})).await?;
+        let id = made["snapshotID"].as_str().ok_or("the answer has no snapshotID")?;
+        Ok((id.to_owned(), begun.elapsed()))
+    }
+
+    /// Deletes a snapshot.
+    pub(super) async fn delete_template(&self, id: &str) -> Result<(), String> {
+        self.api().await?.json("DELETE", &format!("/templates/{id}"), &Value::Null).await.map(drop)
+    }
+
+    /// Makes forks of a sandbox; fails unless all of them run.
+    pub(super) async fn fork(&self, sandbox: &Sandbox, count: usize) -> Result<Vec<Sandbox>, String> {
+        let path = format!("/sandboxes/{}/fork", sandbox.id);
+        let wanted = json!({ "count": count, "timeout": LIFE_SECONDS });
+        let made = self.api().await?.json("POST", &path, &wanted).await?;
+        let made = made.as_array().ok_or("the answer is no list")?;
+        made.iter().map(|fork| read(&fork["sandbox"]).map_err(|error| format!("{error}: {fork}"))).collect()
     }
 
     /// Runs a command to its end, on a connection of its own.
@@ -119,6 +140,13 @@ impl Server {
         let newest = newest().map_err(|error: artifacts::ArtifactError| error.to_string())?;
         newest.ok_or_else(|| format!("the store has no build of sandbox {}", sandbox.id))
     }
+}
+
+/// What an answer says of a sandbox.
+fn read(made: &Value) -> Result<Sandbox, String> {
+    let text = |field: &str| made[field].as_str().ok_or_else(|| format!("the answer has no {field}"));
+    let id = text("sandboxID")?.parse().map_err(|error| format!("{error}"))?;
+    Ok(Sandbox { id, token: text("envdAccessToken")?.to_owned() })
 }
 
 /// Waits until nothing of the last measurement disturbs the next.

@@ -138,12 +138,17 @@ async fn what_would_be_refused_anyway_wakes_nobody() {
 async fn a_resume_that_does_not_come_about_is_told_by_its_reason() {
     type Case = (fn() -> WakeError, u16, &'static str);
     let (served, _) = asleep(Timeouts::default()).await;
-    let cases: [Case; 3] = [
+    let cases: [Case; 4] = [
         (|| WakeError::NotFound, 502, "The sandbox was not found"),
         (
             || WakeError::NoRoom("limit of 3, says the team".into()),
             503,
             "The sandbox is paused and there is no room to resume it now",
+        ),
+        (
+            || WakeError::NeedsReboot("/secret/path is damaged".into()),
+            502,
+            "The sandbox is paused without a memory that it could go on with, and a request does not reboot it: connect to it",
         ),
         (
             || WakeError::Failed("/secret/path is damaged".into()),

@@ -59,7 +59,7 @@ pub(crate) async fn serve(listener: TcpListener, routes: Router, resumes: watch:
                 let (open, routes) = (open.enter(), routes.clone());
                 let resumed = resumed(peer.ip(), &resumes);
                 tokio::spawn(async move {
-                    connection(stream, routes, resumed).await;
+                    connection(stream, Peer(peer.ip()), routes, resumed).await;
                     drop(open);
                 });
             }
@@ -109,8 +109,12 @@ fn resumed(peer: IpAddr, resumes: &watch::Sender<u64>) -> impl Future<Output = (
     }
 }
 
+/// Who is on the other side of a request's connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Peer(pub(crate) IpAddr);
+
 /// Serves one connection, and for a short time at most after `resumed`.
-async fn connection(stream: TcpStream, routes: Router, resumed: impl Future<Output = ()>) {
+async fn connection(stream: TcpStream, peer: Peer, routes: Router, resumed: impl Future<Output = ()>) {
     // Failures leave defaults that work, only slower.
     let _ = stream.set_nodelay(true);
     let _ = sockopt::set_socket_keepalive(&stream, true);
@@ -121,8 +125,9 @@ async fn connection(stream: TcpStream, routes: Router, resumed: impl Future<Outp
         Ok(Ok(())) => {}
         _ => return,
     }
-    let service = service_fn(move |request: Request<Incoming>| {
+    let service = service_fn(move |mut request: Request<Incoming>| {
         let mut routes = routes.clone();
+        request.extensions_mut().insert(peer);
         async move { Ok::<_, Infallible>(route(&mut routes, request).await) }
     });
     let served = http1::Builder::new()
@@ -166,7 +171,7 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
-        tokio::spawn(connection(accepted.unwrap().0, routes.clone(), resumed(peer, resumes)));
+        tokio::spawn(connection(accepted.unwrap().0, Peer(peer), routes.clone(), resumed(peer, resumes)));
         client.unwrap()
     }
 

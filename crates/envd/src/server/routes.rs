@@ -7,7 +7,9 @@ use axum::middleware::{from_fn, from_fn_with_state};
 use http::StatusCode;
 
 use crate::state::Envd;
-use crate::{auth, cors, envs, files, filesystem, health, init, metrics, process, snapshot, sync, user};
+use crate::{
+    auth, cors, envs, files, filesystem, fsfreeze, health, init, metrics, process, snapshot, sync, user,
+};
 
 /// Everything this daemon answers.
 pub(crate) fn all(envd: &Arc<Envd>) -> Router {
@@ -19,6 +21,7 @@ pub(crate) fn all(envd: &Arc<Envd>) -> Router {
         .merge(metrics::router(share()))
         .merge(snapshot::router(share()))
         .merge(sync::router(share()))
+        .merge(fsfreeze::router(share()))
         .merge(files::router(share()))
         .merge(process::router(share()))
         .merge(filesystem::router(share()))

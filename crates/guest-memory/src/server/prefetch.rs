@@ -17,8 +17,9 @@ use crate::region::Region;
 use crate::to_usize;
 use crate::uffd::Filled;
 
-/// How much is read at once, in bytes: enough for storage to be fast.
-const READ_BYTES: u64 = 1 << 20;
+/// How much is read at once, in bytes: enough for storage to be fast, and not more than stays in a processor's cache until it
+/// is verified and filled.
+const READ_BYTES: u64 = 256 << 10;
 
 /// How much is filled at once, in bytes. A fault waits for that long at most, and below some 100 KiB the system call
 /// itself would be felt.

@@ -32,9 +32,9 @@ pub mod rules;
 use std::future::Future;
 use std::time::Duration;
 
-use control::{EndTime, Phase, Status};
+use control::{EndTime, Keep, Phase, Status};
 use jiff::Timestamp;
-use model::EndReason;
+use model::{BuildId, EndReason};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -60,21 +60,31 @@ pub enum Command {
     VmmGone(EndReason),
     /// Move the end time; answers with the status that then holds.
     SetEnd(EndTime, oneshot::Sender<Status>),
-    /// Pause it; answers when that is durable, or why it did not come about.
-    Pause(oneshot::Sender<Result<(), Refusal>>),
+    /// Pause it and keep this of it; answers when that is durable, or why it did not come about.
+    Pause(Keep, Answer),
     /// The pause that was begun is over.
     PauseOver(PauseOutcome),
+    /// Make this build of what it is now, and let it run on; answers when that is durable. No state of its own: a sandbox
+    /// of which a snapshot is made runs, whatever else happens to it happens as ever, and a pause waits its turn.
+    Snapshot(BuildId, Answer),
     /// End it.
     Kill,
 }
+
+/// Who waits for a pause or a snapshot.
+pub type Answer = oneshot::Sender<Result<(), Refusal>>;
 
 /// What the lifecycle has done for it. Each is begun as a task and reports with a [`Command`].
 pub trait Work {
     /// Gives the guest daemon its identity; reports [`Command::Initialised`].
     fn initialise(&mut self) -> impl Future<Output = ()> + 'static;
 
-    /// Writes the sandbox to a build unless `cancel` comes in time; reports [`Command::PauseOver`].
-    fn pause(&mut self, cancel: CancellationToken) -> impl Future<Output = ()> + 'static;
+    /// Writes the sandbox to a build unless `cancel` comes in time; reports [`Command::PauseOver`]. Keeps what somebody
+    /// asked for; `None` when nobody did, and its end time has come.
+    fn pause(&mut self, keep: Option<Keep>, cancel: CancellationToken) -> impl Future<Output = ()> + 'static;
+
+    /// Makes a build of the sandbox, which runs on, unless it ends first; says so to who waits for it.
+    fn snapshot(&mut self, build: BuildId, answer: Answer) -> impl Future<Output = ()> + 'static;
 }
 
 /// The single writer of a sandbox's [`Status`].
@@ -86,8 +96,10 @@ pub struct Lifecycle {
     terms: Terms,
     state: State,
     deadline: Option<Deadline>,
+    /// What the pause that is about to begin was asked to keep.
+    keep: Option<Keep>,
     /// Who waits for the pause that is under way, and how it is told to give up.
-    waiting: Option<oneshot::Sender<Result<(), Refusal>>>,
+    waiting: Option<Answer>,
     cancel: CancellationToken,
 }
 
@@ -126,7 +138,7 @@ impl Lifecycle {
     ) -> Self {
         let deadline = Some(Deadline::new("the guest daemon to answer", timing.ready));
         let (waiting, cancel) = (None, CancellationToken::new());
-        Self { commands, status, timing, terms, state: State::first(), deadline, waiting, cancel }
+        Self { commands, status, timing, terms, state: State::first(), deadline, keep: None, waiting, cancel }
     }
 
     /// Lives until something ends the sandbox and returns what it was.
@@ -139,7 +151,7 @@ impl Lifecycle {
             let deadline = self.deadline;
             let input = tokio::select! {
                 biased;
-                command = self.commands.recv() => match self.input(command) {
+                command = self.commands.recv() => match self.input(command, &mut work) {
                     Some(input) => input,
                     None => continue,
                 },
@@ -156,7 +168,7 @@ impl Lifecycle {
     }
 
     /// What a command means to the rules. Some concern only the status.
-    fn input(&mut self, command: Option<Command>) -> Option<Input> {
+    fn input(&mut self, command: Option<Command>, work: &mut impl Work) -> Option<Input> {
         Some(match command {
             None | Some(Command::Kill) => Input::Kill,
             Some(Command::Launched(pid)) => {
@@ -178,7 +190,15 @@ impl Lifecycle {
             }
             Some(Command::Initialised(outcome)) => Input::Initialised(outcome),
             Some(Command::PauseOver(outcome)) => Input::PauseOver(outcome),
-            Some(Command::Pause(reply)) => {
+            Some(Command::Snapshot(build, answer)) => {
+                if self.state == State::Running {
+                    tokio::task::spawn_local(work.snapshot(build, answer));
+                } else {
+                    let _ = answer.send(Err(Refusal::State("the sandbox does not run")));
+                }
+                return None;
+            }
+            Some(Command::Pause(keep, reply)) => {
                 let (next, effects) = self.state.clone().on(Input::Pause, self.terms);
                 // The rules refuse it or begin it; only who began one waits for it.
                 match effects.as_slice() {
@@ -187,7 +207,7 @@ impl Lifecycle {
                         self.state = next;
                         return None;
                     }
-                    _ => self.waiting = Some(reply),
+                    _ => (self.keep, self.waiting) = (Some(keep), Some(reply)),
                 }
                 Input::Pause
             }
@@ -227,7 +247,7 @@ impl Lifecycle {
             }),
             Effect::BeginPause => {
                 self.cancel = CancellationToken::new();
-                tokio::task::spawn_local(work.pause(self.cancel.clone()));
+                tokio::task::spawn_local(work.pause(self.keep.take(), self.cancel.clone()));
             }
             Effect::CancelPause => self.cancel.cancel(),
             Effect::Answer(outcome) => {
@@ -276,7 +296,9 @@ async fn sleep_until(deadline: Option<Deadline>) {
 
 #[cfg(test)]
 mod tests {
-    use model::{BuildId, OnTimeout};
+    use std::sync::{Arc, Mutex};
+
+    use model::OnTimeout;
 
     use super::*;
 
@@ -285,6 +307,8 @@ mod tests {
         commands: mpsc::Sender<Command>,
         initialised: Option<Result<(), String>>,
         paused: Option<PauseOutcome>,
+        /// What each pause was to keep.
+        kept: Arc<Mutex<Vec<Option<Keep>>>>,
     }
 
     impl Work for Fake {
@@ -297,7 +321,12 @@ mod tests {
             }
         }
 
-        fn pause(&mut self, cancel: CancellationToken) -> impl Future<Output = ()> + 'static {
+        fn pause(
+            &mut self,
+            keep: Option<Keep>,
+            cancel: CancellationToken,
+        ) -> impl Future<Output = ()> + 'static {
+            self.kept.lock().unwrap().push(keep);
             let (commands, outcome) = (self.commands.clone(), self.paused.clone());
             async move {
                 let outcome = match outcome {
@@ -309,6 +338,11 @@ mod tests {
                 };
                 let _ = commands.send(Command::PauseOver(outcome)).await;
             }
+        }
+
+        fn snapshot(&mut self, _: BuildId, answer: Answer) -> impl Future<Output = ()> + 'static {
+            let _ = answer.send(Ok(()));
+            std::future::ready(())
         }
     }
 
@@ -334,7 +368,8 @@ mod tests {
         let lifetime = jiff::SignedDuration::try_from(lifetime).unwrap();
         let timing = Timing { ready: limit, init: limit, lifetime };
         let life = Lifecycle::new(receiver, status, timing, Terms { on_timeout, template: false });
-        let work = Fake { commands: commands.clone(), initialised: Some(Ok(())), paused: None };
+        let kept = Arc::default();
+        let work = Fake { commands: commands.clone(), initialised: Some(Ok(())), paused: None, kept };
         Rig { commands, status: watcher, life, work }
     }
 
@@ -404,8 +439,10 @@ mod tests {
             let mut rig = rig(Duration::from_millis(50), OnTimeout::Pause);
             let build = BuildId::random();
             rig.work.paused = Some(PauseOutcome::Committed(build.clone()));
+            let kept = Arc::clone(&rig.work.kept);
             rig.commands.send(Command::Ready("1".into())).await.unwrap();
             assert_eq!(rig.life.run(rig.work).await, EndReason::Paused(build));
+            assert_eq!(*kept.lock().unwrap(), [None], "nobody asked for anything");
         });
     }
 
@@ -427,22 +464,47 @@ mod tests {
     }
 
     #[test]
-    fn whoever_uses_it_takes_a_pause_back() {
+    fn a_snapshot_is_made_of_one_that_runs_and_changes_nothing() {
         local(async {
             let mut rig = rig(HOUR, OnTimeout::Kill);
             let commands = rig.commands.clone();
             let life = tokio::task::spawn_local(rig.life.run(rig.work));
+            let snapshot = async || {
+                let (answer, made) = oneshot::channel();
+                commands.send(Command::Snapshot(BuildId::random(), answer)).await.unwrap();
+                made.await.unwrap()
+            };
+            assert!(matches!(snapshot().await, Err(Refusal::State(_))), "it is still starting");
+            commands.send(Command::Ready("1".into())).await.unwrap();
+            rig.status.wait_for(|status| status.phase == Phase::Running).await.unwrap();
+            assert_eq!(snapshot().await, Ok(()));
+            assert_eq!(rig.status.borrow().phase, Phase::Running);
+            let (reply, _paused) = oneshot::channel();
+            commands.send(Command::Pause(Keep::Everything, reply)).await.unwrap();
+            assert!(matches!(snapshot().await, Err(Refusal::State(_))), "it is being paused");
+            commands.send(Command::Kill).await.unwrap();
+            assert_eq!(life.await.unwrap(), EndReason::Killed);
+        });
+    }
+
+    #[test]
+    fn whoever_uses_it_takes_a_pause_back() {
+        local(async {
+            let mut rig = rig(HOUR, OnTimeout::Kill);
+            let (commands, kept) = (rig.commands.clone(), Arc::clone(&rig.work.kept));
+            let life = tokio::task::spawn_local(rig.life.run(rig.work));
             commands.send(Command::Ready("1".into())).await.unwrap();
             rig.status.wait_for(|status| status.phase == Phase::Running).await.unwrap();
             let (reply, paused) = oneshot::channel();
-            commands.send(Command::Pause(reply)).await.unwrap();
+            commands.send(Command::Pause(Keep::Disk, reply)).await.unwrap();
             rig.status.wait_for(|status| status.phase == Phase::Pausing).await.unwrap();
             let (reply, again) = oneshot::channel();
-            commands.send(Command::Pause(reply)).await.unwrap();
+            commands.send(Command::Pause(Keep::Everything, reply)).await.unwrap();
             assert!(matches!(again.await.unwrap(), Err(Refusal::State(_))), "one pause at a time");
             let end = EndTime { end_at: Timestamp::now(), only_extend: true, wake: true };
             commands.send(Command::SetEnd(end, oneshot::channel().0)).await.unwrap();
             assert!(matches!(paused.await.unwrap(), Err(Refusal::State(_))));
+            assert_eq!(*kept.lock().unwrap(), [Some(Keep::Disk)]);
             rig.status.wait_for(|status| status.phase == Phase::Running).await.unwrap();
             commands.send(Command::Kill).await.unwrap();
             assert_eq!(life.await.unwrap(), EndReason::Killed);

@@ -33,7 +33,7 @@ pub enum Input {
     Initialised(Result<(), String>),
     /// The machine could not be brought up.
     LaunchFailed(String),
-    /// The VMM process is gone.
+    /// The VMM process is gone, or was not launched since there is no memory to go on with.
     VmmGone(EndReason),
     /// A step of the start took too long.
     Late(String),
@@ -131,6 +131,8 @@ impl State {
             Input::Initialised(Ok(())) => (Self::Running, vec![Effect::BeginLifetime]),
             Input::Initialised(Err(why)) | Input::LaunchFailed(why) | Input::Late(why) => failed(why),
             Input::VmmGone(EndReason::VmmDied(how)) => failed(format!("the VMM died: {how}")),
+            // Its node knows what to do about that.
+            Input::VmmGone(why @ EndReason::MemoryUnusable(_)) => (Self::Over(why), Vec::new()),
             Input::VmmGone(_) => failed("the guest powered off while it started".into()),
             Input::Kill => (Self::Over(EndReason::Killed), Vec::new()),
             Input::Pause => {
