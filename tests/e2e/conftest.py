@@ -14,6 +14,7 @@ from typing import Callable, Iterator
 import pytest
 from e2b import Sandbox
 
+from harness.census import back_to, settled
 from harness.server import REPOSITORY, Server, free_port, load, save, sibling, state_root
 
 #: How long shared sandboxes may live, in seconds; longer than the whole run.
@@ -149,6 +150,45 @@ def instance(template: Path) -> Iterator[Callable[..., Server]]:
     yield start
     for one in started:
         one.down()
+
+
+# -- an instance for the tests of one module -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def _own(request: pytest.FixtureRequest, instance: Callable[..., Server]) -> Server:
+    """The instance itself, called after its module; short, because sockets are below it."""
+    words = request.module.__name__.removeprefix("test_").split("_")
+    return instance("".join(word[:3] for word in words))
+
+
+@pytest.fixture
+def own(_own: Server) -> Server:
+    """An instance that the tests of a module may break. One that failed may have left it without a server."""
+    if not _own.serves():
+        _own.up()
+    return _own
+
+
+@pytest.fixture(scope="module")
+def empty(_own: Server) -> dict[str, object]:
+    """The census of that instance before it ever had a sandbox, but after it filled its pools."""
+    return settled(_own)
+
+
+@pytest.fixture
+def make(own: Server, empty: dict[str, object]) -> Iterator[Callable[..., Sandbox]]:
+    """Makes sandboxes of that instance; afterwards all are gone and the census is what it was."""
+    made: list[Sandbox] = []
+
+    def create(**options) -> Sandbox:
+        made.append(Sandbox.create(timeout=options.pop("timeout", 900), **own.sdk(), **options))
+        return made[-1]
+
+    yield create
+    for one in made:
+        one.kill()
+    back_to(own, empty)
 
 
 # -- JavaScript ------------------------------------------------------------------------------------------------------

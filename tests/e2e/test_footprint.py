@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import os
 import time
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 from typing import Callable
 
-import httpx
 from e2b import Sandbox
 
+from harness.census import assert_no_sandbox_left, back_to
+from harness.memory import Held, held, memory_files, shared_memory_apart_from_others, translated_code, watch
+from harness.processes import resident_bytes
 from harness.server import Server, binary
 from harness.waiting import wait_until
 
 MIB = 1 << 20
-
-
-def resident(pid: int) -> int:
-    """Resident memory of a process, in bytes."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    line = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
-    return int(line.split()[1]) << 10
-
-
-def supervisor_of(server: Server, sandbox_id: str) -> int:
-    socket = server.state / "run" / "sandboxes" / sandbox_id / "control.sock"
-    with httpx.Client(transport=httpx.HTTPTransport(uds=str(socket))) as client:
-        return client.get("http://supervisor/v1/status").json()["supervisor_pid"]
 
 
 def test_the_binary_is_small():
@@ -35,28 +22,80 @@ def test_the_binary_is_small():
 
 
 def test_an_idle_server_is_small(instance: Callable[[str], Server]):
-    idle = instance("idle")
-    pid = json.loads((idle.state / "run" / "server.json").read_text())["pid"]
-    assert resident(pid) <= 30 * MIB
+    assert resident_bytes(instance("idle").server_pid()) <= 30 * MIB
 
 
 def test_a_supervisor_is_small(server: Server, create: Callable[..., Sandbox]):
     sandbox = create()
     assert sandbox.commands.run("true").exit_code == 0
-    pid = supervisor_of(server, sandbox.sandbox_id)
+    pid = server.supervisor_pid(sandbox.sandbox_id)
     # What was needed to start is given back some seconds later.
-    wait_until(lambda: resident(pid) <= 10 * MIB, 10, "the supervisor to be small")
-
-
-def guest_memory(pid: int) -> int:
-    """Guest memory that exists on the host, in bytes: what of the memfd has pages, whoever mapped them."""
-    for fd in os.listdir(f"/proc/{pid}/fd"):
-        if os.readlink(f"/proc/{pid}/fd/{fd}").startswith("/memfd:guest-memory"):
-            return os.stat(f"/proc/{pid}/fd/{fd}").st_blocks * 512
-    raise AssertionError(f"process {pid} holds no guest memory")
+    wait_until(lambda: resident_bytes(pid) <= 10 * MIB, 10, "the supervisor to be small")
 
 
 def test_an_idle_sandbox_holds_little_memory(server: Server, create: Callable[..., Sandbox]):
     sandbox = create()
     time.sleep(10)  # idle
-    assert guest_memory(server.supervisor_pid(sandbox.sandbox_id)) <= 16 * MIB
+    assert held(server.group(sandbox.sandbox_id)).guest <= 16 * MIB
+
+
+# -- a pause -------------------------------------------------------------------------------------------------------------
+
+#: What a pause may need beside what the guest touched: for the sandbox's processes, and for what they read and write.
+ROOM = 64 * MIB
+#: What a guest writes into its memory before its first pause, and before the second, in MiB.
+FIRST, SECOND = 200, 32
+
+
+def fill(sbx: Sandbox, mib: int) -> None:
+    sbx.commands.run(f"head -c {mib}M /dev/urandom > /dev/shm/{mib}", user="root", timeout=120)
+
+
+def pause(own: Server, sbx: Sandbox, empty: dict[str, object]) -> Held:
+    """Pauses a sandbox, and checks what that took of the host's memory and what it left. Gives what was held before."""
+    group = own.group(sbx.sandbox_id)
+    before, files = held(group), memory_files(group)
+    shared = shared_memory_apart_from_others(files) - before.guest
+    # What an emulator keeps of its guest's program is neither memory that the guest touched nor the pause's.
+    code = translated_code(group)
+    with ThreadPoolExecutor(1) as pool:
+        watching = pool.submit(watch, group, 60)
+        assert sbx.pause() is True
+        seen = watching.result()
+    peak = max(seen, key=lambda held: held.total)
+    figures = f"{before=}, {peak=}, {code=}, seen {len(seen)} times"
+    print(figures)
+    assert len(seen) >= 20, figures
+    assert peak.total - code <= before.guest + ROOM, figures
+
+    assert_no_sandbox_left(own, sbx.sandbox_id)
+    back_to(own, empty, apart_from=("snapshots",))
+    wait_until(
+        lambda: shared_memory_apart_from_others(files) <= shared + 4 * MIB,
+        20,
+        lambda: f"shared memory to be {shared} again, not {shared_memory_apart_from_others(files)}",
+    )
+    return before
+
+
+def published(own: Server, empty: dict[str, object]) -> list[set[str]]:
+    """The files of each build that came since."""
+    new = own.snapshots() - set(empty["snapshots"])
+    return [{path.name for path in (own.state / "store" / build).iterdir()} for build in new]
+
+
+def test_a_pause_takes_little_memory_and_leaves_none(own: Server, make: Callable[..., Sandbox], empty):
+    """The first pause writes everything that the guest touched, the second what differs from that."""
+    sbx = make()
+    fill(sbx, FIRST)
+    build = {path.name for path in (own.state / "store" / empty["snapshots"][0]).iterdir()}
+    first = pause(own, sbx, empty)
+    assert first.guest >= FIRST * MIB
+    assert published(own, empty) == [build]
+
+    sbx.connect(timeout=900)
+    fill(sbx, SECOND)
+    second = pause(own, sbx, empty)
+    # Little of what was written first is there, and a pause that brought it would show.
+    assert SECOND * MIB <= second.guest <= FIRST * MIB - ROOM
+    assert published(own, empty) == [build, build]

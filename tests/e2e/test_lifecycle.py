@@ -12,7 +12,6 @@ import httpx
 import pytest
 from e2b import (
     Sandbox,
-    SandboxException,
     SandboxNotFoundException,
     SandboxNotRunningException,
     SandboxQuery,
@@ -385,11 +384,6 @@ def test_the_surface_answers_health(server: Server):
     assert httpx.get(f"{server.url}/health").status_code in (200, 204)
 
 
-def test_create_with_a_lifecycle_that_is_not_offered_yet_is_a_clear_error_or_works(create):
-    """Pausing comes later: asking for it may be refused, but must not be accepted and forgotten."""
-    try:
-        sbx = create(lifecycle={"on_timeout": "pause"})
-    except SandboxException as error:
-        assert "pause" in str(error).lower()
-    else:
-        assert sbx.get_info().lifecycle["on_timeout"] == "pause"
+def test_what_becomes_of_a_sandbox_at_its_end_time_is_told(sandbox: Sandbox, create):
+    assert sandbox.get_info().lifecycle["on_timeout"] == "kill"
+    assert create(lifecycle={"on_timeout": "pause"}).get_info().lifecycle["on_timeout"] == "pause"

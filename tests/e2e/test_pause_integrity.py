@@ -11,10 +11,10 @@ import httpx
 import pytest
 from e2b import PtySize, Sandbox
 
-from guest import verifier
 from harness.guest import start
 from harness.server import Server
 from harness.terminal import Terminal
+from harness.verified import PORT, Verified
 from harness.waiting import wait_until
 
 #: How often a sandbox with much in its memory is paused, and how often one with a program that verifies itself.
@@ -22,7 +22,6 @@ FULL_CYCLES = 10
 RANDOM_CYCLES = 20
 #: How much of the free memory the file takes, in percent.
 SHARE = 60
-PORT = 8000
 
 
 # -- much memory ---------------------------------------------------------------------------------------------------------
@@ -55,46 +54,6 @@ def test_a_memory_full_of_data_stays_what_it_is(create: Callable[..., Sandbox]):
 # -- a program that verifies itself --------------------------------------------------------------------------------------
 
 
-class Verified:
-    """The verifier in a sandbox, and what it ought to hold."""
-
-    def __init__(self, server: Server, sbx: Sandbox) -> None:
-        self.server, self.sbx = server, sbx
-        self.pid = start(sbx, "verifier.py", "/home/user/verified", PORT)
-        self.wanted: dict[tuple[str, int], str] = {}
-        self.expect("first")
-        self.last = self.ask("GET", "/state")
-
-    def ask(self, method: str, path: str) -> dict:
-        headers = self.server.edge_headers(self.sbx.sandbox_id, PORT)
-        response = httpx.request(method, self.server.url + path, headers=headers, timeout=60)
-        assert response.status_code == 200, response.text
-        return response.json()
-
-    def expect(self, seed: str) -> None:
-        for kind, index in verifier.chosen(seed):
-            self.wanted[kind, index] = seed
-
-    def write(self, seed: str) -> None:
-        """Writes and does not wait for anything to reach the disk."""
-        self.expect(seed)
-        self.seen(self.ask("POST", f"/write?seed={seed}"))
-
-    def seen(self, told: dict) -> None:
-        """It is the same program, found nothing wrong, and is not where it was before."""
-        assert told["errors"] == []
-        assert told["pid"] == self.pid
-        assert told["checks"] >= self.last["checks"] and told["generation"] >= self.last["generation"]
-        self.last = told
-
-    def verify(self) -> None:
-        told = self.ask("GET", "/verify")
-        self.seen(told)
-        for (kind, index), seed in self.wanted.items():
-            wanted = verifier.digest(verifier.content(seed, kind, index))
-            assert told["digests"][f"{kind} {index}"] == wanted, f"{kind} {index} does not hold what {seed} wrote"
-
-
 @pytest.mark.timeout(300)
 def test_a_program_that_verifies_itself_finds_nothing(server: Server, create: Callable[..., Sandbox]):
     seed = os.environ.get("COLDFRAME_E2E_SEED") or str(random.SystemRandom().randrange(1 << 32))
@@ -124,12 +83,6 @@ def test_a_program_that_verifies_itself_finds_nothing(server: Server, create: Ca
 
 
 # -- everything that lives in a guest ------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def own(instance: Callable[[str], Server]) -> Server:
-    """An instance whose server may be killed."""
-    return instance("pint")
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import httpx
 import pytest
 from e2b import Sandbox
 
-from harness.census import assert_no_sandbox_left, back_to, settled
+from harness.census import assert_no_sandbox_left, back_to
 from harness.server import Server
 from harness.waiting import wait_until
 
@@ -23,40 +23,6 @@ from harness.waiting import wait_until
 RACES = int(os.environ.get("COLDFRAME_E2E_RACES", "5"))
 #: Moments of a pause at which something is killed, as parts of how long a pause takes.
 MOMENTS = (0.05, 0.4, 0.7, 1.0)
-
-
-@pytest.fixture(scope="module")
-def own(instance: Callable[[str], Server]) -> Server:
-    """An instance that these tests may break."""
-    return instance("prec")
-
-
-@pytest.fixture(autouse=True)
-def serving(own: Server) -> None:
-    """A test that failed may have left the instance without a server."""
-    if not own.serves():
-        own.up()
-
-
-@pytest.fixture(scope="module")
-def empty(own: Server) -> dict[str, object]:
-    """The census of the instance before it ever had a sandbox."""
-    return settled(own)
-
-
-@pytest.fixture
-def make(own: Server, empty: dict[str, object]) -> Iterator[Callable[..., Sandbox]]:
-    """Makes sandboxes of the instance; afterwards all are gone and the census is what it was."""
-    made: list[Sandbox] = []
-
-    def create(**options) -> Sandbox:
-        made.append(Sandbox.create(timeout=options.pop("timeout", 900), **own.sdk(), **options))
-        return made[-1]
-
-    yield create
-    for one in made:
-        one.kill()
-    back_to(own, empty)
 
 
 class Marked:

@@ -6,53 +6,18 @@ import os
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Callable, Iterator
 
 import httpx
 import pytest
 from e2b import Sandbox, SandboxNotFoundException
 
-from harness.census import assert_no_sandbox_left, back_to, census, settled
+from harness.census import assert_no_sandbox_left, back_to, census
 from harness.processes import is_alive
 from harness.server import Server
 from harness.waiting import wait_until
 
 #: How soon a sandbox must be told to be dead after something of it died, in seconds.
 TOLD_WITHIN = 1.0
-
-
-@pytest.fixture(scope="module")
-def own(instance: Callable[[str], Server]) -> Server:
-    """An instance that these tests may break."""
-    return instance("rec")
-
-
-@pytest.fixture(autouse=True)
-def serving(own: Server) -> None:
-    """A test that failed may have left the instance without a server."""
-    if not own.serves():
-        own.up()
-
-
-@pytest.fixture(scope="module")
-def empty(own: Server) -> dict[str, object]:
-    """The census of the instance before it ever had a sandbox, but after it filled its pools."""
-    return settled(own)
-
-
-@pytest.fixture
-def make(own: Server, empty: dict[str, object]) -> Iterator[Callable[..., Sandbox]]:
-    """Makes sandboxes of the instance; afterwards all are gone and the census is what it was."""
-    made: list[Sandbox] = []
-
-    def create(**options) -> Sandbox:
-        made.append(Sandbox.create(timeout=options.pop("timeout", 600), **own.sdk(), **options))
-        return made[-1]
-
-    yield create
-    for one in made:
-        one.kill()
-    back_to(own, empty)
 
 
 def two(make) -> tuple[Sandbox, Sandbox]:

@@ -47,7 +47,12 @@ def is_alive(pid: int) -> bool:
 
 def resident_bytes(pid: int) -> int:
     """Resident memory of a process."""
+    return status_bytes(pid, "VmRSS")
+
+
+def status_bytes(pid: int, field: str) -> int:
+    """One of the amounts of memory in a process's status; a zombie has none."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
+        if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
     return 0

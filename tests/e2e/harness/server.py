@@ -144,10 +144,18 @@ class Server:
         """The virtual machine monitor of a sandbox."""
         return self._process_of(sandbox, lambda process: process.name.startswith("qemu-system"))
 
-    def _process_of(self, sandbox: str, wanted) -> int:
+    def group(self, sandbox: str) -> Path:
+        """The control group of a sandbox."""
+        unified = Path("/sys/fs/cgroup/unified")
+        return (unified if unified.exists() else unified.parent) / self._group_name(sandbox)
+
+    def _group_name(self, sandbox: str) -> str:
         # A machine that stood by keeps the group of its own name when it becomes a sandbox's.
-        launch = json.loads((self.state / "run" / "sandboxes" / sandbox / "launch.json").read_text())
-        found = [process for process in self.own_processes() if wanted(process) and f"/{launch['cgroup']}/" in process.cgroup + "/"]
+        return json.loads((self.state / "run" / "sandboxes" / sandbox / "launch.json").read_text())["cgroup"]
+
+    def _process_of(self, sandbox: str, wanted) -> int:
+        group = f"/{self._group_name(sandbox)}/"
+        found = [process for process in self.own_processes() if wanted(process) and group in process.cgroup + "/"]
         assert len(found) == 1, f"expected one process of {sandbox}, found {found}"
         return found[0].pid
 

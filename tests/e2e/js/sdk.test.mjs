@@ -236,6 +236,45 @@ test('metrics', async () => {
   await until(async () => (await sandbox.getMetrics()).length > 0, 'a first sample', 30_000)
 })
 
+test('snapshots', async () => {
+  await sandbox.files.write(`${directory}/kept`, 'kept')
+  const snapshot = await sandbox.createSnapshot({ name: 'from-js' })
+  assert.deepEqual(snapshot, { snapshotId: 'e2e/from-js:default', names: ['e2e/from-js:default'] })
+  await sandbox.files.write(`${directory}/kept`, 'changed')
+  const all = await sandbox.listSnapshots({ limit: 1 }).nextItems()
+  assert.deepEqual(all, [snapshot])
+  assert.deepEqual(await Sandbox.listSnapshots({ name: 'from-js:default' }).nextItems(), [snapshot])
+  const other = await Sandbox.create(snapshot.snapshotId, { timeoutMs: 120_000 })
+  try {
+    assert.notEqual(other.sandboxId, sandbox.sandboxId)
+    assert.equal(await Sandbox.deleteSnapshot(snapshot.snapshotId), true)
+    assert.equal(await Sandbox.deleteSnapshot(snapshot.snapshotId), false)
+    assert.equal(await other.files.read(`${directory}/kept`), 'kept')
+  } finally {
+    await other.kill()
+  }
+})
+
+test('forks', async () => {
+  await sandbox.files.write(`${directory}/forked`, 'before')
+  const forks = await sandbox.fork({ count: 2, timeoutMs: 120_000 })
+  try {
+    assert.equal(forks.length, 2)
+    for (const fork of forks) {
+      assert.ok(fork instanceof Sandbox, String(fork))
+      assert.equal(await fork.files.read(`${directory}/forked`), 'before')
+      await fork.files.write(`${directory}/forked`, fork.sandboxId)
+    }
+    assert.equal(new Set([sandbox.sandboxId, ...forks.map((fork) => fork.sandboxId)]).size, 3)
+    assert.equal(await sandbox.files.read(`${directory}/forked`), 'before')
+    await forks[0].pause()
+    await assert.rejects(forks[0].fork(), /409.*paused/)
+  } finally {
+    await Promise.all(forks.map((fork) => fork instanceof Sandbox && fork.kill()))
+  }
+  await assert.rejects(forks[0].fork(), SandboxNotFoundError)
+})
+
 test('the end', async () => {
   const other = await Sandbox.create({ timeoutMs: 120_000 })
   assert.equal(await other.isRunning(), true)
