@@ -1,10 +1,17 @@
 //! Where things are.
 
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
-/// The checkout.
+/// The checkout. Cargo says which one when it runs this program: checkouts that share a target directory share the program
+/// too, and it may have been built in another one.
 pub(crate) fn repository() -> &'static Path {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+    static REPOSITORY: LazyLock<PathBuf> = LazyLock::new(|| {
+        let package =
+            std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+        Path::new(&package).join("..")
+    });
+    &REPOSITORY
 }
 
 /// What is kept between runs and checkouts: tools, SDKs, templates of the tests, the KVM host in a box.
