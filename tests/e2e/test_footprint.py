@@ -8,7 +8,7 @@ from typing import Callable
 
 from e2b import Sandbox
 
-from harness.census import assert_no_sandbox_left, back_to
+from harness.census import back_to, wait_for_no_sandbox_left
 from harness.memory import Held, held, memory_files, shared_memory_apart_from_others, translated_code, watch
 from harness.processes import resident_bytes
 from harness.server import Server, binary
@@ -68,7 +68,7 @@ def pause(own: Server, sbx: Sandbox, empty: dict[str, object]) -> Held:
     assert len(seen) >= 20, figures
     assert peak.total - code <= before.guest + ROOM, figures
 
-    assert_no_sandbox_left(own, sbx.sandbox_id)
+    wait_for_no_sandbox_left(own, sbx.sandbox_id)
     back_to(own, empty, apart_from=("snapshots",))
     wait_until(
         lambda: shared_memory_apart_from_others(files) <= shared + 4 * MIB,

@@ -15,7 +15,7 @@ import httpx
 import pytest
 from e2b import Sandbox
 
-from harness.census import assert_no_sandbox_left, back_to
+from harness.census import assert_no_sandbox_left, back_to, wait_for_no_sandbox_left
 from harness.server import Server
 from harness.waiting import wait_until
 
@@ -119,7 +119,7 @@ def test_an_acknowledged_pause_survives_the_death_of_everything(own: Server, mak
 def test_a_paused_sandbox_holds_nothing_but_its_snapshot(own: Server, make, empty):
     marked = Marked(own, make())
     assert marked.pause() == 204
-    assert_no_sandbox_left(own, marked.id)
+    wait_for_no_sandbox_left(own, marked.id)
     back_to(own, empty, apart_from=("snapshots",))
     before = set(empty["snapshots"])
     first = own.snapshots()

@@ -141,7 +141,7 @@ pub trait Fleet: Send + Sync + 'static {
     ) -> Result<SandboxRecord, FleetError>;
 
     /// Pauses a sandbox: with its memory, or with its disk alone, to which its guest has written everything. When it
-    /// returns, the pause survives a power cut and the sandbox uses neither processor nor memory.
+    /// returns, the pause survives a power cut; processors and memory are given back next.
     /// [`FleetError::Conflict`] when it is paused already or being paused; after every other error it runs on.
     async fn pause(&self, team: &TeamId, id: &SandboxId, memory: bool) -> Result<(), FleetError>;
 

@@ -91,6 +91,16 @@ def assert_no_sandbox_left(server: Server, sandbox: str) -> None:
     assert not (server.state / "run" / "sandboxes" / sandbox).exists(), "the private directory is left"
 
 
+def wait_for_no_sandbox_left(server: Server, sandbox: str) -> None:
+    """The same for one that was paused: that is acknowledged when nothing can be lost any more, and released then."""
+
+    def gone() -> bool:
+        assert_no_sandbox_left(server, sandbox)
+        return True
+
+    wait_until(gone, 5, f"nothing of {sandbox} to be left")
+
+
 def _processes(server: Server) -> list[str]:
     return sorted(f"{p.name} {p.args[1] if len(p.args) > 1 else ''}".strip() for p in server.own_processes())
 
