@@ -217,7 +217,7 @@ pub(crate) async fn follow(
         node.shared.paused.clean().await;
     }
     node.remove(id);
-    entry.need(Vec::new());
+    entry.let_go();
     node.shared.paused.references().collect().await;
     drop(room);
     drop(released);

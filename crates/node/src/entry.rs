@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use control::{Client, Phase, Start};
@@ -49,13 +49,31 @@ pub(crate) struct Entry {
     /// Cancelled when nothing of the sandbox is left.
     pub(crate) released: CancellationToken,
     /// The builds that its supervisor reads from.
-    pub(crate) needed: Mutex<Vec<Hold>>,
+    pub(crate) needed: Mutex<Needed>,
+}
+
+/// Builds that are kept for a sandbox.
+#[derive(Debug)]
+pub(crate) struct Needed {
+    /// What it goes on from: pages of it come for as long as it runs.
+    pub(crate) _origin: Vec<Hold>,
+    /// The last snapshot of it, from which its next build is a difference.
+    pub(crate) snapshot: Option<Hold>,
 }
 
 impl Entry {
-    /// From now on it needs these builds, and no others.
-    pub(crate) fn need(&self, builds: Vec<Hold>) {
-        *self.needed.lock().unwrap_or_else(PoisonError::into_inner) = builds;
+    /// What it becomes next is a difference from this snapshot, and no longer from the one before.
+    pub(crate) fn rebase(&self, snapshot: Hold) {
+        self.needed().snapshot = Some(snapshot);
+    }
+
+    /// Nobody reads for it any more.
+    pub(crate) fn let_go(&self) {
+        *self.needed() = Needed { _origin: Vec::new(), snapshot: None };
+    }
+
+    fn needed(&self) -> MutexGuard<'_, Needed> {
+        self.needed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether clients may see it: it runs, is being paused, or is being resumed.

@@ -187,7 +187,7 @@ impl Node {
         let kept = references.enter(&build).await;
         self.shared.kept().insert(build.clone(), kept);
         // What the sandbox becomes next is a difference from it.
-        entry.need(vec![hold]);
+        entry.rebase(hold);
         let envd_version = entry.view.borrow().envd_version.clone();
         Ok(Snapshotted { build, shape: entry.spec.shape, envd_version })
     }

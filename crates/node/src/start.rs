@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admission::{Room, Turn};
 use crate::config::NodeConfig;
-use crate::entry::{Entry, View};
+use crate::entry::{Entry, Needed, View};
 use crate::node::Node;
 use crate::process::SupervisorProcess;
 use crate::references::Hold;
@@ -163,7 +163,7 @@ impl Node {
             view,
             force: CancellationToken::new(),
             released: CancellationToken::new(),
-            needed: Mutex::new(run.needed),
+            needed: Mutex::new(Needed { _origin: run.needed, snapshot: None }),
         });
         self.insert(Arc::clone(&entry));
         tokio::spawn(crate::adopt::follow(self.clone(), Arc::clone(&entry), sender, holdings, room));

@@ -15,17 +15,8 @@ const STILL: [&str; 4] = ["stop", "state", "keep", "run"];
 
 pub(crate) async fn run(dir: &Path, count: usize, dirty: u64) -> Result<(), String> {
     let server = Server::find(dir)?;
-    let sandbox = server.create().await?;
     let mut measured = Measured::default();
-    let mut outcome = Ok(());
-    for _ in 0..count {
-        outcome = measured.round(&server, &sandbox, dirty).await;
-        if outcome.is_err() {
-            break;
-        }
-    }
-    server.kill(&sandbox).await?;
-    outcome?;
+    server.rounds(count, async |sandbox| measured.round(&server, sandbox, dirty).await).await?;
     measured.print(dirty);
     Ok(())
 }

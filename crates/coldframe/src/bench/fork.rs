@@ -19,18 +19,8 @@ const BLOCK: u64 = 512;
 
 pub(crate) async fn run(dir: &Path, count: usize, forks: usize) -> Result<(), String> {
     let server = Server::find(dir)?;
-    let sandbox = server.create().await?;
-    server.command(&sandbox, "/bin/true", &[]).await?;
     let mut measured = Measured::default();
-    let mut outcome = Ok(());
-    for _ in 0..count {
-        outcome = measured.round(&server, &sandbox, forks).await;
-        if outcome.is_err() {
-            break;
-        }
-    }
-    server.kill(&sandbox).await?;
-    outcome?;
+    server.rounds(count, async |sandbox| measured.round(&server, sandbox, forks).await).await?;
     measured.print(forks);
     Ok(())
 }

@@ -55,6 +55,24 @@ impl Server {
         read(&made)
     }
 
+    /// Makes a sandbox, does something with it so often, and kills it.
+    pub(super) async fn rounds(
+        &self,
+        count: usize,
+        mut round: impl AsyncFnMut(&Sandbox) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let sandbox = self.create().await?;
+        let mut outcome = Ok(());
+        for _ in 0..count {
+            outcome = round(&sandbox).await;
+            if outcome.is_err() {
+                break;
+            }
+        }
+        self.kill(&sandbox).await?;
+        outcome
+    }
+
     /// Pauses a sandbox; the time until that was acknowledged.
     pub(super) async fn pause(&self, sandbox: &Sandbox) -> Result<Duration, String> {
         let begun = Instant::now();
