@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Callable
@@ -54,6 +55,7 @@ def fill(sbx: Sandbox, mib: int) -> None:
 def pause(own: Server, sbx: Sandbox, empty: dict[str, object]) -> Held:
     """Pauses a sandbox, and checks what that took of the host's memory and what it left. Gives what was held before."""
     group = own.group(sbx.sandbox_id)
+    os.sync()  # what others wrote is not the pause's
     before, files = held(group), memory_files(group)
     shared = shared_memory_apart_from_others(files) - before.guest
     # What an emulator keeps of its guest's program is neither memory that the guest touched nor the pause's.

@@ -24,7 +24,12 @@ const DIRECT: usize = BUFFER / 4;
 
 /// How much is collected before the disk begins to write it, in bytes: so much keeps a disk busy, and the sync in the end
 /// has no more than this to wait for.
-const WRITEBACK: u64 = 8 << 20;
+const WRITEBACK: u64 = 2 << 20;
+
+/// The most that may be on its way to the disk at once, in bytes. A disk that is slower than the writer would otherwise
+/// be waited for with all of an image in the host's memory, which cannot be given away as long as it is not written. The
+/// sync would wait as long.
+const UNWRITTEN: u64 = 16 << 20;
 
 /// An image may need this many builds. With one more, pages are taken over from the smallest until few are left, so that
 /// an image at the end of a long row of pauses is opened like the first one.
@@ -56,8 +61,14 @@ impl ImageWriter {
         pages: u64,
     ) -> Result<Self, ArtifactError> {
         let file = staging.create(kind.data())?;
-        let data =
-            DataWriter { file, buffer: Vec::with_capacity(BUFFER), written: 0, sums: Vec::new(), begun: 0 };
+        let data = DataWriter {
+            file,
+            buffer: Vec::with_capacity(BUFFER),
+            written: 0,
+            sums: Vec::new(),
+            begun: 0,
+            settled: 0,
+        };
         Ok(Self { staging, kind, parent, pages, data, diff: Diff::default(), end: 0, broken: false })
     }
 
@@ -159,6 +170,8 @@ struct DataWriter {
     sums: Vec<u8>,
     /// How many bytes the disk has begun to write.
     begun: u64,
+    /// How many it has written, apart from what a sync has to say about it.
+    settled: u64,
 }
 
 impl DataWriter {
@@ -207,6 +220,9 @@ impl DataWriter {
             // A file system that cannot has more to do when it is synced, which tells what went wrong.
             let _ = sys::writeback::begin(&self.file, self.begun..self.written);
             self.begun = self.written;
+            let settled = self.begun.saturating_sub(UNWRITTEN);
+            let _ = sys::writeback::wait(&self.file, self.settled..settled);
+            self.settled = settled;
         }
         Ok(())
     }

@@ -18,20 +18,21 @@ _GUEST = "/memfd:guest-memory"
 class Held:
     """Bytes that a sandbox holds, and that are free again only when it gives them back.
 
-    That is anonymous memory, and memfds once, whoever mapped them. A sum of resident sets would count the guest's memory
-    once for each process that maps it, and text that all sandboxes share. A control group's own figure would count
-    the page cache of what a pause writes, all of it, and exists only where cgroup v2 has the memory controller. That
-    cache is left out: it is written back while the pause goes on, after which the host may drop it, and when the host
-    is short of memory the kernel makes the writer wait for the disk."""
+    That is anonymous memory, memfds once, whoever mapped them, and what waits for the disk. A sum of resident sets would
+    count the guest's memory once for each process that maps it, and text that all sandboxes share. A control group's own
+    figure would count the page cache of what a pause writes, all of it, though the host may drop what is written, and
+    exists only where cgroup v2 has the memory controller."""
 
     #: What the guest touched: the pages of its memfd that exist.
     guest: int
     #: What its processes took for themselves.
     own: int
+    #: Page cache of the whole host that is not on its disks yet. Nobody can drop that.
+    unwritten: int
 
     @property
     def total(self) -> int:
-        return self.guest + self.own
+        return self.guest + self.own + self.unwritten
 
 
 def held(group: Path) -> Held:
@@ -44,7 +45,11 @@ def held(group: Path) -> Held:
         except OSError:
             continue  # gone meanwhile
     guest = sum(size for name, size in files.values() if name.startswith(_GUEST))
-    return Held(guest, own + sum(size for _, size in files.values()) - guest)
+    return Held(guest, own + sum(size for _, size in files.values()) - guest, unwritten())
+
+
+def unwritten() -> int:
+    return _meminfo("Dirty") + _meminfo("Writeback")
 
 
 def watch(group: Path, deadline: float) -> list[Held]:
@@ -89,8 +94,12 @@ def shared_memory_apart_from_others(mine: set[int]) -> int:
         except OSError:
             continue  # gone meanwhile
     others = sum(size for inode, (_, size) in files.items() if inode not in mine)
-    line = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("Shmem:"))
-    return int(line.split()[1]) * 1024 - others
+    return _meminfo("Shmem") - others
+
+
+def _meminfo(name: str) -> int:
+    line = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith(f"{name}:"))
+    return int(line.split()[1]) * 1024
 
 
 def _members(group: Path) -> Iterator[int]:
