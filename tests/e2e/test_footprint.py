@@ -7,6 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Callable
 
+import pytest
 from e2b import Sandbox
 
 from harness.census import back_to, wait_for_no_sandbox_left
@@ -38,6 +39,27 @@ def test_an_idle_sandbox_holds_little_memory(server: Server, create: Callable[..
     sandbox = create()
     time.sleep(10)  # idle
     assert held(server.group(sandbox.sandbox_id)).guest <= 16 * MIB
+
+
+def test_all_memory_is_brought_where_that_is_wanted(
+    instance: Callable[[str], Server], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("COLDFRAME_PREFETCH", "everything")
+    server = instance("everything")
+    with Sandbox.create(timeout=600, **server.sdk()) as sbx:
+        fill(sbx, SECOND)
+        digest = sbx.commands.run(f"md5sum /dev/shm/{SECOND}").stdout
+        sbx.pause()
+        sbx.connect(timeout=600)
+        group = server.group(sbx.sandbox_id)
+        wait_until(lambda: held(group).guest >= SECOND * MIB, 20, "the memory that nobody asked for")
+        assert sbx.commands.run(f"md5sum /dev/shm/{SECOND}").stdout == digest
+        # What was brought and not written is not stored again.
+        before = server.snapshots()
+        sbx.pause()
+        (build,) = server.snapshots() - before
+        assert (server.state / "store" / build / "memory.data").stat().st_size <= SECOND * MIB // 2
+        sbx.connect(timeout=600)
 
 
 # -- a pause -------------------------------------------------------------------------------------------------------------

@@ -95,6 +95,9 @@ pub(crate) struct Up {
     /// How a sandbox starts from a template.
     #[arg(long, env = "COLDFRAME_START", value_enum, default_value_t = StartChoice::Snapshot)]
     pub(crate) start: StartChoice,
+    /// What of a snapshot's memory is brought before a sandbox touches it.
+    #[arg(long, env = "COLDFRAME_PREFETCH", value_enum, default_value_t = PrefetchChoice::WorkingSet)]
+    pub(crate) prefetch: PrefetchChoice,
     /// Machines that are kept standing by for the next sandboxes; each takes some 60 MiB.
     #[arg(long, env = "COLDFRAME_MACHINES", default_value_t = 2, value_name = "N")]
     pub(crate) machines: usize,
@@ -118,6 +121,15 @@ pub(crate) enum StartChoice {
     Snapshot,
     /// It boots, for hosts on which going on from a snapshot does not work. Pausing and resuming are not affected.
     Boot,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PrefetchChoice {
+    /// What the first moments of the last resume touched. An idle sandbox holds little more.
+    WorkingSet,
+    /// That, and the rest in the background: a sandbox soon waits for no page any more, and holds all memory of its
+    /// snapshot.
+    Everything,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

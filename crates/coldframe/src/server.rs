@@ -16,7 +16,7 @@ use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
 use crate::builds::LocalBuilds;
-use crate::cli::{StartChoice, Up};
+use crate::cli::{PrefetchChoice, StartChoice, Up};
 use crate::paused::CatalogRecords;
 use crate::reach::Reach;
 use crate::state::{ServerFile, StateDir};
@@ -123,6 +123,10 @@ pub(crate) fn config(options: &Up, state: &StateDir, accel: control::Accel) -> R
         binary: "/proc/self/exe".into(),
         tag: state.tag(),
         accel,
+        prefetch: match options.prefetch {
+            PrefetchChoice::WorkingSet => control::Prefetch::WorkingSet,
+            PrefetchChoice::Everything => control::Prefetch::Everything,
+        },
         dns: options.dns.clone(),
         max_sandboxes: options.max_sandboxes,
         memory,

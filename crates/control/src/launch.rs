@@ -77,6 +77,18 @@ impl Start {
     }
 }
 
+/// What of a build's memory is brought before it is touched.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Prefetch {
+    /// What the first moments of the last resume touched.
+    #[default]
+    WorkingSet,
+    /// That, and when these moments are over the rest: after it the machine waits for no page any more, and holds all
+    /// memory of its build.
+    Everything,
+}
+
 /// What the machine is started for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -127,6 +139,9 @@ pub struct Launch {
     pub store: PathBuf,
     /// How guest instructions are executed.
     pub accel: Accel,
+    /// What of a build's memory is brought before it is touched.
+    #[serde(default)]
+    pub prefetch: Prefetch,
     /// Index of its network slot, so that a restarted node knows which are taken.
     pub slot: u16,
     /// Control group of this sandbox, relative to the hierarchy's root. The supervisor

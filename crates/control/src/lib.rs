@@ -30,7 +30,7 @@ mod standby;
 pub use client::{Client, ClientError, Events};
 pub use launch::{
     Accel, BuildFiles, CONTROL_FD, CgroupLimits, Deadlines, Goal, LAUNCH_FILE, Launch, LaunchError, NETNS_FD,
-    Reboot, SOCKET_FILE, Start,
+    Prefetch, Reboot, SOCKET_FILE, Start,
 };
 pub use paused::{PAUSED_FILE, read_paused, remove_paused, write_paused};
 pub use protocol::{EndTime, Event, Keep, LogFilter, Phase, Status};

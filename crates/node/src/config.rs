@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use control::{Accel, BuildFiles};
+use control::{Accel, BuildFiles, Prefetch};
 use model::{BuildId, MiB};
 
 /// Finds the files of a build.
@@ -26,6 +26,8 @@ pub struct NodeConfig {
     pub tag: network::InstanceTag,
     /// How guest instructions are executed.
     pub accel: Accel,
+    /// What of a build's memory is brought before it is touched.
+    pub prefetch: Prefetch,
     /// Name servers of the guests.
     pub dns: Vec<Ipv4Addr>,
     /// Most sandboxes at once.

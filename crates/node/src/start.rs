@@ -186,6 +186,7 @@ impl Node {
             goal,
             store: config.store.clone(),
             accel: config.accel,
+            prefetch: config.prefetch,
             slot,
             cgroup,
             limits: limits(spec.shape),

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cgroup::{Group, Removal};
-use control::{CONTROL_FD, Event, Goal, Keep, Launch, NETNS_FD, Phase, Standby, Start, Status};
+use control::{CONTROL_FD, Event, Goal, Keep, Launch, NETNS_FD, Phase, Prefetch, Standby, Start, Status};
 use model::{BuildId, EndReason};
 use network::guest as addresses;
 use sys::inherited::take_fd;
@@ -348,6 +348,7 @@ impl BringUp {
     /// Launches the VMM and tells the lifecycle that it did, and when the VMM is gone, and how.
     async fn run(self) {
         let Self { driver, preload, standing, launch, dir, commands, logs, machine } = self;
+        let prefetch = launch.prefetch;
         let begun = Instant::now();
         let command = match machine::launch(&driver, &launch, &dir, preload, standing).await {
             Ok(Launched { vm, console, group, parts }) => {
@@ -363,7 +364,7 @@ impl BringUp {
                 // A lifecycle that is over does not need to know.
                 let _ = commands.send(Command::Launched(vm.pid())).await;
                 match go_on(&running, &commands).await {
-                    Ok(()) => settle_later(&running),
+                    Ok(()) => settle_later(&running, prefetch),
                     Err(error) => {
                         let lost = running.parts.lost.get().cloned();
                         let command = match lost {
@@ -388,13 +389,19 @@ impl BringUp {
     }
 }
 
-/// Notes what the machine touched in its first moments, when they are over.
-fn settle_later(machine: &Rc<RunningMachine>) {
+/// Notes what the machine touched in its first moments, when they are over, and brings the rest if it is wanted.
+fn settle_later(machine: &Rc<RunningMachine>, prefetch: Prefetch) {
     let parts = Arc::downgrade(&machine.parts);
     spawn_local(async move {
         tokio::time::sleep(FIRST_MOMENTS).await;
         if let Some(parts) = parts.upgrade() {
             parts.settle();
+            if prefetch == Prefetch::Everything
+                && let Some(pages) = &parts.pages
+                && let Err(error) = pages.prefetch(vec![0..u64::MAX])
+            {
+                tracing::warn!(%error, "prefetching the rest of the memory");
+            }
         }
         // Most of what was needed to get here is not needed again, and there is a supervisor for every sandbox.
         if let Err(error) = sys::text::forget() {
