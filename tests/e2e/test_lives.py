@@ -108,9 +108,17 @@ class Life:
     def disk(self) -> None:
         """Only the disk is kept, or only it is wanted: the program is no more, its files are."""
         sbx = self.program.sbx
-        if self.dice.random() < 0.5:
+        way = self.dice.choice(["pause", "snapshot", "reboot"])
+        if way == "pause":
             assert sbx.pause(mode="filesystem") is True
             sbx.connect(timeout=900)
+        elif way == "snapshot":
+            name = sbx.create_snapshot(mode="filesystem").snapshot_id
+            # The program itself does not notice.
+            self.program.verify()
+            self.kill(sbx)
+            sbx = self.made(Sandbox.create(name, timeout=900, lifecycle=LIFECYCLE, **self.server.sdk()))
+            assert Sandbox.delete_snapshot(name, **self.server.sdk()) is True
         else:
             assert sbx.pause() is True
             with self.server.api(timeout=120) as api:

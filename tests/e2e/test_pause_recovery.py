@@ -360,3 +360,26 @@ def test_a_full_disk(crowded: Server):
     assert again.commands.run("cat /proc/sys/kernel/random/boot_id").stdout == boot
     assert again.kill() is True
     assert crowded.snapshots() == before
+
+
+def test_a_full_disk_and_a_snapshot_of_the_disk_alone(crowded: Server):
+    """It says so, and whoever writes in the sandbox does not wait for it."""
+    before = crowded.snapshots()
+    sbx = Sandbox.create(timeout=900, **crowded.sdk())
+    sbx.commands.run("head -c 24M /dev/urandom > much && sha256sum much > sum")
+    for number in range(2):
+        with crowded.api() as api:
+            refused = api.post(f"/sandboxes/{sbx.sandbox_id}/snapshots", json={"memory": False})
+        assert refused.status_code == 500, refused.text
+        assert "space" in refused.json()["message"], refused.text
+        assert crowded.snapshots() == before
+        assert sbx.commands.run(f"echo {number} > number && sync number && sha256sum -c sum").exit_code == 0
+    # With room again, all of it is in the next one.
+    subprocess.run(["mount", "-o", "remount,size=512m", str(crowded.state / "store")], check=True)
+    taken = sbx.create_snapshot(mode="filesystem").snapshot_id
+    assert sbx.kill() is True
+    again = Sandbox.create(taken, **crowded.sdk())
+    assert again.commands.run("cat number && sha256sum -c sum").stdout == "1\nmuch: OK\n"
+    assert again.kill() is True
+    assert Sandbox.delete_snapshot(taken, **crowded.sdk()) is True
+    assert crowded.snapshots() == before

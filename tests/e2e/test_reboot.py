@@ -4,7 +4,6 @@ or because their memory is damaged."""
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ import httpx
 import pytest
 from e2b import Sandbox, SandboxException
 
+from harness.guest import boot_of, output
 from harness.server import Server
 from harness.waiting import wait_until
 
@@ -23,26 +23,6 @@ METADATA = {"a": "b=c & d"}
 PAGE = 4096
 #: In no memory but that of the sandbox that was told to hold it.
 MARK = b"a secret of the first life"
-
-
-def output(sbx: Sandbox, command: str, **options) -> str:
-    return sbx.commands.run(command, **options).stdout.strip()
-
-
-def boot_of(sbx: Sandbox) -> str:
-    return output(sbx, "cat /proc/sys/kernel/random/boot_id")
-
-
-def build_of(server: Server, sbx: Sandbox) -> Path:
-    """The newest build that was made of a sandbox."""
-    found = []
-    for build in (server.state / "store").iterdir():
-        manifest = build / "manifest.json"
-        if manifest.exists():
-            content = json.loads(manifest.read_text())["manifest"]
-            if content.get("owner") == sbx.sandbox_id:
-                found.append((content["created_at"], build))
-    return max(found)[1]
 
 
 def connect(server: Server, sbx: Sandbox, status: int = 201, **body) -> httpx.Response:
@@ -71,7 +51,7 @@ def test_a_disk_comes_back_with_everything_that_was_written(server: Server, crea
     assert sbx.pause(mode="filesystem") is True
     assert server.state_of(sbx.sandbox_id) == "paused"
     assert sbx.pause(mode="filesystem") is False
-    files = {path.name for path in build_of(server, sbx).iterdir()}
+    files = {path.name for path in server.newest_build(sbx.sandbox_id).iterdir()}
     assert not files & {"memory.header", "memory.data", "device.state"} and "disk.header" in files, files
 
     reboots = counted(server, "no_memory")
@@ -148,7 +128,7 @@ def test_a_reboot_in_place_of_the_memory_and_nothing_of_that_in_the_next_one(ser
     fill = f"python3 -c 'import sys; sys.stdout.write(\"{MARK.decode()}\" * 100000)' > /dev/shm/secret; echo 1 > kept"
     sbx.commands.run(fill)
     sbx.pause()
-    first = build_of(server, sbx)
+    first = server.newest_build(sbx.sandbox_id)
     assert MARK in (first / "memory.data").read_bytes()
 
     again = Sandbox.connect(sbx.sandbox_id, timeout=900, on_resume="reboot", **server.sdk())
@@ -159,7 +139,7 @@ def test_a_reboot_in_place_of_the_memory_and_nothing_of_that_in_the_next_one(ser
     assert HEADER not in connect(server, sbx, status=200, memory=False).headers
     again.commands.run("echo second > /dev/shm/mark")
     again.pause()
-    second = build_of(server, sbx)
+    second = server.newest_build(sbx.sandbox_id)
     assert second != first
     assert MARK not in (second / "memory.data").read_bytes()
     for name in ("memory.header", "memory.data", "device.state"):
@@ -233,7 +213,7 @@ def test_a_damaged_memory(server: Server, create: Callable[..., Sandbox], name: 
     sbx.files.write("/home/user/kept", "kept")
     sbx.pause()
     reboots = counted(server, "damaged")
-    damage(build_of(server, sbx) / name)
+    damage(server.newest_build(sbx.sandbox_id) / name)
     answer = connect(server, sbx)
     reason = answer.headers[HEADER]
     assert "memory is damaged" in reason and name in reason and len(reason) <= 300, reason
@@ -262,7 +242,7 @@ def test_a_page_that_turns_out_to_be_damaged_later(server: Server, create: Calla
     sbx = create(timeout=900)
     sbx.commands.run(f"{_PAGES}; echo 1 > kept")
     sbx.pause()
-    path = build_of(server, sbx) / "memory.data"
+    path = server.newest_build(sbx.sandbox_id) / "memory.data"
     content = bytearray(path.read_bytes())
     damaged = 0
     # What the writer had in hand last may be anywhere.
@@ -287,7 +267,7 @@ def test_a_sandbox_that_is_made_from_a_snapshot_with_a_damaged_memory(server: Se
     sbx.commands.run("echo 1 > kept")
     snapshot = sbx.create_snapshot().snapshot_id
     try:
-        (build_of(server, sbx) / "device.state").unlink()
+        (server.newest_build(sbx.sandbox_id) / "device.state").unlink()
         with server.api(timeout=120) as api:
             answer = api.post("/v2/sandboxes", json={"templateID": snapshot, "timeout": 900})
         assert answer.status_code == 201, answer.text
@@ -305,7 +285,7 @@ def test_a_damaged_disk(server: Server, create: Callable[..., Sandbox], mode: st
     sbx = create(timeout=900)
     sbx.commands.run("head -c 1M /dev/urandom > file")
     sbx.pause(mode=mode)
-    damage(build_of(server, sbx) / name)
+    damage(server.newest_build(sbx.sandbox_id) / name)
     for memory in (True, False):
         text = connect(server, sbx, status=500, memory=memory).json()["message"]
         assert name in text and ("expected" in text or "does not exist" in text or "damaged" in text), text
@@ -326,7 +306,7 @@ def test_traffic_does_not_reboot_unless_it_was_made_so(server: Server, create: C
     assert server.state_of(sbx.sandbox_id) == "paused"
     sbx.connect(timeout=900)
     sbx.pause()
-    (build_of(server, sbx) / "memory.header").unlink()
+    (server.newest_build(sbx.sandbox_id) / "memory.header").unlink()
     for _ in range(2):
         answer = httpx.get(health, headers=server.edge_headers(sbx.sandbox_id), timeout=60)
         assert answer.status_code == 502 and "connect to it" in answer.json()["message"], answer.text

@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use crate::{Assignment, EndTime, Event, Keep, LogFilter, Status};
+use crate::{Assignment, Checkpoint, EndTime, Event, Keep, LogFilter, Status};
 
 /// A supervisor answers from memory; only its death makes it slower than this.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -114,9 +114,9 @@ impl Client {
         self.call(Method::POST, "/v1/pause", &keep, PAUSE_TIMEOUT).await.map(drop)
     }
 
-    /// Makes the build of what the sandbox is now; it runs on. When this returns, the build is on stable storage.
-    pub async fn snapshot(&self, build: &model::BuildId) -> Result<(), ClientError> {
-        self.call(Method::POST, "/v1/snapshot", build, PAUSE_TIMEOUT).await.map(drop)
+    /// Makes a build of what the sandbox is now; it runs on. When this returns, the build is on stable storage.
+    pub async fn snapshot(&self, wanted: &Checkpoint) -> Result<(), ClientError> {
+        self.call(Method::POST, "/v1/snapshot", wanted, PAUSE_TIMEOUT).await.map(drop)
     }
 
     /// Every kept sample, oldest first.

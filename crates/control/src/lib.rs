@@ -16,6 +16,7 @@
 //! | `GET /v1/events` | one [`Event`] per line, the current status first; ends when the supervisor does |
 //! | `PUT /v1/end` | [`EndTime`] in; the [`Status`] that then holds |
 //! | `POST /v1/pause` | [`Keep`] in; 204 when the pause is durable; 409 when the state does not allow it; 500 when it failed and the sandbox runs on |
+//! | `POST /v1/snapshot` | [`Checkpoint`] in; 204 when the build is durable; 409 and 500 as for a pause; the sandbox runs on |
 //! | `POST /v1/kill` | 202; [`Event::Ended`] follows |
 //! | `GET /v1/metrics` | every kept [`model::MetricSample`] |
 //! | `POST /v1/logs` | [`LogFilter`] in; [`model::LogEntry`] list out |
@@ -33,5 +34,5 @@ pub use launch::{
     Prefetch, Reboot, SOCKET_FILE, Start,
 };
 pub use paused::{PAUSED_FILE, read_paused, remove_paused, write_paused};
-pub use protocol::{EndTime, Event, Keep, LogFilter, Phase, Status};
+pub use protocol::{Checkpoint, EndTime, Event, Keep, LogFilter, Phase, Status};
 pub use standby::{Assignment, STANDBY_FILE, Standby};

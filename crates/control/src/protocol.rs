@@ -1,7 +1,7 @@
 //! The messages on the control socket.
 
 use jiff::Timestamp;
-use model::{EndReason, LogLevel, SandboxId};
+use model::{BuildId, EndReason, LogLevel, SandboxId};
 use serde::{Deserialize, Serialize};
 
 /// Where a sandbox is in its life. See the state diagram in `supervisor::lifecycle`.
@@ -52,7 +52,7 @@ pub enum Event {
     },
 }
 
-/// What a pause keeps of a sandbox.
+/// What a build keeps of a sandbox.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Keep {
@@ -61,6 +61,15 @@ pub enum Keep {
     Everything,
     /// Its disk, after its guest has written everything to it: it boots from that.
     Disk,
+}
+
+/// A build that is to be made of a sandbox that runs on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// Its name.
+    pub build: BuildId,
+    /// What it keeps.
+    pub keep: Keep,
 }
 
 /// A new end time.

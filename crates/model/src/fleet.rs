@@ -145,10 +145,10 @@ pub trait Fleet: Send + Sync + 'static {
     /// [`FleetError::Conflict`] when it is paused already or being paused; after every other error it runs on.
     async fn pause(&self, team: &TeamId, id: &SandboxId, memory: bool) -> Result<(), FleetError>;
 
-    /// Makes a build of what a running sandbox is now; the sandbox runs on. When it returns, the build survives a power cut,
-    /// and [`Fleet::create`] takes it. It is kept until [`Fleet::forget`]. [`FleetError::Conflict`] when the sandbox is
-    /// paused.
-    async fn snapshot(&self, team: &TeamId, id: &SandboxId) -> Result<Snapshotted, FleetError>;
+    /// Makes a build of what a running sandbox is now, with its memory or of its disk alone; the sandbox runs on. When it
+    /// returns, the build survives a power cut, and [`Fleet::create`] takes it. It is kept until [`Fleet::forget`].
+    /// [`FleetError::Conflict`] when the sandbox is paused.
+    async fn snapshot(&self, team: &TeamId, id: &SandboxId, memory: bool) -> Result<Snapshotted, FleetError>;
 
     /// Nobody makes sandboxes from this build any more: it is deleted as soon as nothing reads from it. Returns when what
     /// can be deleted now is.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use control::{Client, Phase, Start};
+use control::{Client, Keep, Phase, Start};
 use jiff::Timestamp;
 use model::{EndReason, FleetError, SandboxRecord, SandboxSpec, SandboxState};
 use tokio::sync::watch;
@@ -53,23 +53,36 @@ pub(crate) struct Entry {
 }
 
 /// Builds that are kept for a sandbox.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Needed {
     /// What it goes on from: pages of it come for as long as it runs.
-    pub(crate) _origin: Vec<Hold>,
-    /// The last snapshot of it, from which its next build is a difference.
-    pub(crate) snapshot: Option<Hold>,
+    _origin: Vec<Hold>,
+    /// The last snapshot of it, from which its next build's disk is a difference.
+    disk: Option<Arc<Hold>>,
+    /// The last one with its memory, from which the memory is.
+    memory: Option<Arc<Hold>>,
+}
+
+impl Needed {
+    /// Before any snapshot was made of it.
+    pub(crate) fn first(origin: Vec<Hold>) -> Self {
+        Self { _origin: origin, ..Self::default() }
+    }
 }
 
 impl Entry {
-    /// What it becomes next is a difference from this snapshot, and no longer from the one before.
-    pub(crate) fn rebase(&self, snapshot: Hold) {
-        self.needed().snapshot = Some(snapshot);
+    /// What it becomes next is a difference from what this snapshot kept, and no longer from one before.
+    pub(crate) fn rebase(&self, snapshot: Hold, keep: Keep) {
+        let (snapshot, mut needed) = (Arc::new(snapshot), self.needed());
+        if keep == Keep::Everything {
+            needed.memory = Some(Arc::clone(&snapshot));
+        }
+        needed.disk = Some(snapshot);
     }
 
     /// Nobody reads for it any more.
     pub(crate) fn let_go(&self) {
-        *self.needed() = Needed { _origin: Vec::new(), snapshot: None };
+        *self.needed() = Needed::default();
     }
 
     fn needed(&self) -> MutexGuard<'_, Needed> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use control::{ClientError, Keep};
+use control::{Checkpoint, ClientError, Keep};
 use model::{
     BuildId, Connected, CreateSandbox, Fleet, FleetError, LogEntry, LogQuery, MetricRange, MetricSample,
     PausedSandbox, SandboxId, SandboxRecord, SandboxState, Snapshotted, TeamId, WayBack,
@@ -80,8 +80,7 @@ impl Fleet for Node {
         detached(id, async move {
             // Its supervisor has committed it then. Whoever follows it enters it into the catalog and releases what it
             // held, which nobody needs to wait for: until then, whoever wants to use the sandbox waits for that.
-            let keep = if memory { Keep::Everything } else { Keep::Disk };
-            entry.client.pause(keep).await.map_err(|error| asked(&entry, &error))?;
+            entry.client.pause(keep(memory)).await.map_err(|error| asked(&entry, &error))?;
             // What the supervisor pushes may come later than its answer.
             let mut seen = entry.view.clone();
             let arrived = seen.wait_for(|view| view.pausing || view.ended.is_some());
@@ -91,10 +90,10 @@ impl Fleet for Node {
         .await
     }
 
-    async fn snapshot(&self, team: &TeamId, id: &SandboxId) -> Result<Snapshotted, FleetError> {
+    async fn snapshot(&self, team: &TeamId, id: &SandboxId, memory: bool) -> Result<Snapshotted, FleetError> {
         let entry = self.running_of(team, id)?;
         let node = self.clone();
-        detached(id, async move { node.snapshot_of(&entry).await }).await
+        detached(id, async move { node.snapshot_of(&entry, keep(memory)).await }).await
     }
 
     async fn forget(&self, build: &BuildId) {
@@ -178,16 +177,16 @@ impl Node {
     }
 
     /// Has a build made of a sandbox that runs on, and keeps it.
-    async fn snapshot_of(&self, entry: &Entry) -> Result<Snapshotted, FleetError> {
+    async fn snapshot_of(&self, entry: &Entry, keep: Keep) -> Result<Snapshotted, FleetError> {
         let references = self.shared.paused.references();
         let build = BuildId::random();
         // From before it exists.
         let hold = references.hold(&build);
-        entry.client.snapshot(&build).await.map_err(|error| asked(entry, &error))?;
+        let wanted = Checkpoint { build: build.clone(), keep };
+        entry.client.snapshot(&wanted).await.map_err(|error| asked(entry, &error))?;
         let kept = references.enter(&build).await;
         self.shared.kept().insert(build.clone(), kept);
-        // What the sandbox becomes next is a difference from it.
-        entry.rebase(hold);
+        entry.rebase(hold, keep);
         let envd_version = entry.view.borrow().envd_version.clone();
         Ok(Snapshotted { build, shape: entry.spec.shape, envd_version })
     }
@@ -233,6 +232,11 @@ impl Node {
         };
         all.iter().find(same).map(|paused| self.record_of(paused))
     }
+}
+
+/// What a build with or without memory keeps.
+const fn keep(memory: bool) -> Keep {
+    if memory { Keep::Everything } else { Keep::Disk }
 }
 
 /// What a client is told when a supervisor could not be asked.

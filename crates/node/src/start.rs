@@ -163,7 +163,7 @@ impl Node {
             view,
             force: CancellationToken::new(),
             released: CancellationToken::new(),
-            needed: Mutex::new(Needed { _origin: run.needed, snapshot: None }),
+            needed: Mutex::new(Needed::first(run.needed)),
         });
         self.insert(Arc::clone(&entry));
         tokio::spawn(crate::adopt::follow(self.clone(), Arc::clone(&entry), sender, holdings, room));

@@ -62,8 +62,8 @@ async fn answer(request: Request<Incoming>, control: Rc<Control>) -> Response<Bo
             Err(error) => text(StatusCode::BAD_REQUEST, format!("reading what to keep: {error}")),
         },
         (Method::POST, "/v1/snapshot") => match serde_json::from_slice(&body) {
-            Ok(build) => answered(&control, |answer| Command::Snapshot(build, answer)).await,
-            Err(error) => text(StatusCode::BAD_REQUEST, format!("reading the build's name: {error}")),
+            Ok(wanted) => answered(&control, |answer| Command::Snapshot(wanted, answer)).await,
+            Err(error) => text(StatusCode::BAD_REQUEST, format!("reading which build to make: {error}")),
         },
         (Method::POST, "/v1/kill") => {
             // A closed queue means that it is ending already.

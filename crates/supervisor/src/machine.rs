@@ -57,11 +57,12 @@ pub(crate) struct Parts {
     pub(crate) lost: Arc<OnceLock<String>>,
 }
 
-/// A build that another one is a difference from.
+/// What another build is a difference from.
 #[derive(Clone)]
 pub(crate) struct Parent {
+    /// The newest build of which it is one.
     pub(crate) build: BuildId,
-    /// `None` when the machine's memory has nothing to do with the build's.
+    /// Of an older build where the newest has none; `None` when the machine's memory has nothing to do with a build's.
     pub(crate) memory: Option<Arc<Image>>,
     pub(crate) disk: Arc<Image>,
 }
@@ -71,7 +72,7 @@ impl Parts {
         self.parent.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The next build is a difference from this one, which holds all that `frozen` does.
+    /// The next build is a difference from this one, whose disk holds all that `frozen` does.
     pub(crate) fn rebase(&self, parent: Parent, frozen: &Frozen) -> io::Result<()> {
         self.disk.rebase(frozen, Arc::clone(&parent.disk) as Arc<dyn Pages>)?;
         *self.parent.lock().unwrap_or_else(PoisonError::into_inner) = Some(parent);

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use artifacts::{LocalStore, Store};
-use control::{Goal, Keep, Launch, Status};
+use control::{Checkpoint, Goal, Keep, Launch, Status};
 use jiff::Timestamp;
 use model::{BuildId, EndReason, PausedSandbox};
 use tokio::sync::watch;
@@ -74,8 +74,8 @@ impl Pauses {
     pub(crate) async fn checkpoint(
         &self,
         pause: Pause,
-        build: BuildId,
-        cancel: CancellationToken,
+        wanted: Checkpoint,
+        over: CancellationToken,
     ) -> Result<(), Refusal> {
         let _under_way = self.under_way.lock().await;
         let committed = self.committed.take();
@@ -84,7 +84,7 @@ impl Pauses {
         if paused {
             return Err(Refusal::State("the sandbox was paused before its snapshot began"));
         }
-        pause.checkpoint(build, cancel).await
+        pause.checkpoint(wanted, over).await
     }
 
     /// Waits for a pause that is under way when the sandbox is over, and takes it back if it was committed after the
@@ -142,14 +142,8 @@ impl Pause {
             }
             Err(stop) => stop,
         };
-        // Also when it was never stopped: then it changes nothing.
-        if let Err(error) = self.vm.resume().await {
+        if let Err(error) = self.let_go(keep).await {
             return PauseOutcome::Lost(format!("setting the machine going again after a pause: {error}"));
-        }
-        if keep == Keep::Disk
-            && let Err(error) = self.thaw().await
-        {
-            tracing::error!(error, "thawing the guest's root file system: it does so itself in some minutes");
         }
         if self.launch.goal == Goal::Run
             && let Err(error) = self.wake().await
@@ -182,6 +176,20 @@ impl Pause {
             synced.map_err(|error| format!("the guest did not sync its file systems: {error}"))
         };
         self.unless_gone(rest).await
+    }
+
+    /// Sets going again what stands still for a build of that kind. What does not stand still is not changed.
+    ///
+    /// # Errors
+    /// When the machine is lost.
+    pub(crate) async fn let_go(&self, keep: Keep) -> Result<(), vmm::VmmError> {
+        self.vm.resume().await?;
+        if keep == Keep::Disk
+            && let Err(error) = self.thaw().await
+        {
+            tracing::error!(error, "thawing the guest's root file system: it does so itself in some minutes");
+        }
+        Ok(())
     }
 
     /// Has the guest thaw its root file system. One that is not frozen stays as it is, and a freeze that is still under way

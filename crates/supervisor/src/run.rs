@@ -10,8 +10,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cgroup::{Group, Removal};
-use control::{CONTROL_FD, Event, Goal, Keep, Launch, NETNS_FD, Phase, Prefetch, Standby, Start, Status};
-use model::{BuildId, EndReason};
+use control::{
+    CONTROL_FD, Checkpoint, Event, Goal, Keep, Launch, NETNS_FD, Phase, Prefetch, Standby, Start, Status,
+};
+use model::EndReason;
 use network::guest as addresses;
 use sys::inherited::take_fd;
 use tokio::sync::{mpsc, watch};
@@ -307,11 +309,11 @@ impl Work for Tasks {
         }
     }
 
-    fn snapshot(&mut self, build: BuildId, answer: Answer) -> impl Future<Output = ()> + 'static {
+    fn snapshot(&mut self, wanted: Checkpoint, answer: Answer) -> impl Future<Output = ()> + 'static {
         let (pauses, pause, over) = (Rc::clone(&self.pauses), self.to_pause(), self.over.clone());
         async move {
             let made = match pause {
-                Some(pause) => pauses.checkpoint(pause, build, over).await,
+                Some(pause) => pauses.checkpoint(pause, wanted, over).await,
                 None => Err(Refusal::State("there is no machine")),
             };
             if let Err(Refusal::Failed(error)) = &made {

@@ -32,9 +32,22 @@ pub(crate) enum Content {
     /// The machine itself, whose virtual processors do not run until this is written. `vmm_pid` is its VMM.
     Machine { vmm_pid: i32, device_state: Vec<u8> },
     /// What was kept of a machine that runs on.
-    Kept { memory: Kept, disk: Arc<Frozen>, device_state: Vec<u8> },
+    Kept(Moment),
     /// The disk alone of a machine whose virtual processors do not run until this is written.
     Disk,
+}
+
+/// A machine as it was at one moment.
+pub(crate) struct Moment {
+    /// `None`: its disk alone was kept.
+    pub(crate) running: Option<Running>,
+    pub(crate) disk: Arc<Frozen>,
+}
+
+/// What makes a machine go on where it was.
+pub(crate) struct Running {
+    pub(crate) memory: Kept,
+    pub(crate) device_state: Vec<u8>,
 }
 
 /// A build that waits to be published.
@@ -63,11 +76,13 @@ pub(crate) fn write(capture: Capture) -> io::Result<Written> {
             let disk = writing.disk(|parent, sink| parts.disk.export(parent, sink))?;
             (Some(memory), disk, Some(device_state))
         }
-        Content::Kept { memory, disk, device_state } => {
-            let written = writing.memory(&memory, memory.ranges())?;
-            drop(memory);
-            let disk = writing.disk(|parent, sink| disk.export(parent, sink))?;
-            (Some(written), disk, Some(device_state))
+        Content::Kept(Moment { running, disk }) => {
+            let written = |Running { memory, device_state }| {
+                Ok::<_, io::Error>((writing.memory(&memory, memory.ranges())?, device_state))
+            };
+            // What was kept of the memory is given back before the disk is written.
+            let (memory, device_state) = running.map(written).transpose()?.unzip();
+            (memory, writing.disk(|parent, sink| disk.export(parent, sink))?, device_state)
         }
         Content::Disk => (None, writing.disk(|parent, sink| parts.disk.export(parent, sink))?, None),
     };

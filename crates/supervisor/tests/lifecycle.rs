@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::future::ready;
 use std::time::{Duration, Instant};
 
-use control::{EndTime, Keep, Phase, Status};
+use control::{Checkpoint, EndTime, Keep, Phase, Status};
 use jiff::{SignedDuration, Timestamp};
 use model::{BuildId, EndReason, OnTimeout};
 use supervisor::lifecycle::rules::{Effect, Input, PauseOutcome, State, Terms};
@@ -214,7 +214,7 @@ impl Work for Idle {
         ready(())
     }
 
-    fn snapshot(&mut self, _: BuildId, _: Answer) -> impl Future<Output = ()> + 'static {
+    fn snapshot(&mut self, _: Checkpoint, _: Answer) -> impl Future<Output = ()> + 'static {
         ready(())
     }
 }

@@ -1,4 +1,4 @@
-"""Programs of this suite that run inside a sandbox."""
+"""What runs inside a sandbox: commands, and programs of this suite."""
 
 from __future__ import annotations
 
@@ -9,6 +9,16 @@ from e2b import Sandbox
 GUEST = Path(__file__).resolve().parents[1] / "guest"
 #: Where the guest's servers listen, unless a test wants another port.
 WEB_PORT = 8000
+
+
+def output(sbx: Sandbox, command: str, **options) -> str:
+    """What a command says."""
+    return sbx.commands.run(command, **options).stdout.strip()
+
+
+def boot_of(sbx: Sandbox) -> str:
+    """Another one after every boot of a kernel."""
+    return output(sbx, "cat /proc/sys/kernel/random/boot_id")
 
 
 def install(sbx: Sandbox, script: str) -> str:

@@ -184,6 +184,17 @@ class Server:
         store = self.state / "store"
         return set(os.listdir(store)) if store.exists() else set()
 
+    def newest_build(self, sandbox: str) -> Path:
+        """The newest build that was made of a sandbox."""
+        found = []
+        for build in (self.state / "store").iterdir():
+            manifest = build / "manifest.json"
+            if manifest.exists():
+                content = json.loads(manifest.read_text())["manifest"]
+                if content.get("owner") == sandbox:
+                    found.append((content["created_at"], build))
+        return max(found)[1]
+
     # -- requests ----------------------------------------------------------------------------------------------------
 
     def state_of(self, sandbox: str, team: str = "e2e") -> str | None:

@@ -153,7 +153,7 @@ async fn start_all(
     if starts.is_empty() {
         return Ok(Vec::new());
     }
-    let snapshot = state.fleet().snapshot(&source.spec.team, &source.spec.id).await?;
+    let snapshot = state.fleet().snapshot(&source.spec.team, &source.spec.id, true).await?;
     // The sandboxes wait for permits of their own, and a fork that waits must not hold one.
     drop(permit);
     let outcomes = stream::iter(starts)

@@ -24,4 +24,3 @@ pub(crate) use logs::{logs_v1, logs_v2};
 pub(crate) use metrics::{metrics, metrics_of_many};
 pub(crate) use one::{kill, show};
 pub(crate) use pause::{pause, resume};
-pub(crate) use request::unsupported;

@@ -134,7 +134,7 @@ impl NewSandbox {
     }
 }
 
-pub(crate) fn unsupported(field: &str, what: &str) -> ApiError {
+pub(super) fn unsupported(field: &str, what: &str) -> ApiError {
     ApiError::bad_request(format!(
         "{field}: this version of Coldframe does not support {what}; leave the field out"
     ))

@@ -14,7 +14,6 @@ use crate::body::SmallJson;
 use crate::detach::detach;
 use crate::error::ApiError;
 use crate::path::SandboxPath;
-use crate::sandboxes::unsupported;
 use crate::wire::SnapshotInfo;
 
 #[derive(Deserialize)]
@@ -31,11 +30,9 @@ pub(crate) async fn create(
     SandboxPath(id): SandboxPath,
     SmallJson(body): SmallJson<CreateSnapshot>,
 ) -> Result<Response, ApiError> {
-    if body.memory == Some(false) {
-        return Err(unsupported("memory: false", "snapshots without memory"));
-    }
+    let memory = body.memory != Some(false);
     let name = body.name.as_deref().map(TemplateName::parse).transpose()?;
-    let snapshot = detach(async move { take(&state, &team, id, name).await }).await?;
+    let snapshot = detach(async move { take(&state, &team, id, name, memory).await }).await?;
     Ok((StatusCode::CREATED, Json(SnapshotInfo::from(&snapshot))).into_response())
 }
 
@@ -44,13 +41,14 @@ async fn take(
     team: &Team,
     id: SandboxId,
     name: Option<TemplateName>,
+    memory: bool,
 ) -> Result<Snapshot, ApiError> {
     state.fleet().get(&team.id, &id)?;
     // It is asked again when the name is taken; a snapshot costs much more than the question.
     if let Some(name) = &name {
         state.catalog().check_snapshot_name(&team.id, name).await?;
     }
-    let made = state.fleet().snapshot(&team.id, &id).await?;
+    let made = state.fleet().snapshot(&team.id, &id, memory).await?;
     let build = Build { id: made.build, shape: made.shape, envd_version: made.envd_version };
     let snapshot = NewSnapshot { team: team.id.clone(), name, source: id, build };
     match state.catalog().put_snapshot(&snapshot).await {

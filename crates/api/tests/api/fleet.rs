@@ -33,6 +33,8 @@ pub(crate) struct Builds {
     pub(crate) kept: HashSet<BuildId>,
     /// From these no more, in the order they were forgotten in.
     pub(crate) forgotten: Vec<BuildId>,
+    /// These have no memory.
+    pub(crate) disks: HashSet<BuildId>,
 }
 
 pub(crate) struct MemoryFleet {
@@ -263,7 +265,7 @@ impl Fleet for MemoryFleet {
         Ok(())
     }
 
-    async fn snapshot(&self, team: &TeamId, id: &SandboxId) -> Result<Snapshotted, FleetError> {
+    async fn snapshot(&self, team: &TeamId, id: &SandboxId, memory: bool) -> Result<Snapshotted, FleetError> {
         let record = self.get(team, id)?;
         if record.spec.metadata.get("test").map(String::as_str) == Some(NO_SNAPSHOT) {
             return Err(FleetError::NoCapacity("no space left on this host".into()));
@@ -276,7 +278,11 @@ impl Fleet for MemoryFleet {
             return Err(FleetError::Conflict(format!("sandbox {id} is paused")));
         }
         let build = BuildId::random();
-        self.builds.lock().unwrap().kept.insert(build.clone());
+        let mut builds = self.builds.lock().unwrap();
+        builds.kept.insert(build.clone());
+        if !memory {
+            builds.disks.insert(build.clone());
+        }
         self.snapshotted.fetch_add(1, Ordering::SeqCst);
         Ok(Snapshotted { build, shape: record.spec.shape, envd_version: record.envd_version.clone() })
     }

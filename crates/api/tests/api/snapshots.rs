@@ -86,6 +86,20 @@ async fn a_snapshot_under_a_used_name_takes_its_place() {
 }
 
 #[tokio::test]
+async fn a_snapshot_keeps_the_memory_unless_somebody_says_otherwise() {
+    let scene = Scene::new().await;
+    let disk = snapshot(&scene, &json!({"memory": false, "name": "rose"})).await;
+    for body in [json!({}), json!({"memory": true}), json!({"memory": null})] {
+        snapshot(&scene, &body).await;
+    }
+    let child: SandboxId =
+        create(&scene, &disk).await.is(201)["sandboxID"].as_str().unwrap().parse().unwrap();
+    let source = scene.sandbox(10, &[]).spec.id;
+    scene.client().post(&format!("/sandboxes/{source}/fork"), &json!({})).await.is(201);
+    assert_eq!(scene.fleet.builds.lock().unwrap().disks, HashSet::from([scene.now(&child).spec.build]));
+}
+
+#[tokio::test]
 async fn what_cannot_be_snapshotted() {
     let scene = Scene::new().await;
     let rose = template(Some(&scene.team), "rose");
@@ -94,7 +108,6 @@ async fn what_cannot_be_snapshotted() {
     let path = format!("/sandboxes/{id}/snapshots");
     let long = "x".repeat(200);
     for (body, status, text) in [
-        (json!({"memory": false}), 400, "does not support snapshots without memory"),
         (json!({"memory": "no"}), 400, "memory"),
         (json!({"name": 7}), 400, "name"),
         (json!({"name": ""}), 400, "is not a template name"),

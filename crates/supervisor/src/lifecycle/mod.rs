@@ -32,9 +32,9 @@ pub mod rules;
 use std::future::Future;
 use std::time::Duration;
 
-use control::{EndTime, Keep, Phase, Status};
+use control::{Checkpoint, EndTime, Keep, Phase, Status};
 use jiff::Timestamp;
-use model::{BuildId, EndReason};
+use model::EndReason;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -66,7 +66,7 @@ pub enum Command {
     PauseOver(PauseOutcome),
     /// Make this build of what it is now, and let it run on; answers when that is durable. No state of its own: a sandbox
     /// of which a snapshot is made runs, whatever else happens to it happens as ever, and a pause waits its turn.
-    Snapshot(BuildId, Answer),
+    Snapshot(Checkpoint, Answer),
     /// End it.
     Kill,
 }
@@ -84,7 +84,7 @@ pub trait Work {
     fn pause(&mut self, keep: Option<Keep>, cancel: CancellationToken) -> impl Future<Output = ()> + 'static;
 
     /// Makes a build of the sandbox, which runs on, unless it ends first; says so to who waits for it.
-    fn snapshot(&mut self, build: BuildId, answer: Answer) -> impl Future<Output = ()> + 'static;
+    fn snapshot(&mut self, wanted: Checkpoint, answer: Answer) -> impl Future<Output = ()> + 'static;
 }
 
 /// The single writer of a sandbox's [`Status`].
@@ -190,9 +190,9 @@ impl Lifecycle {
             }
             Some(Command::Initialised(outcome)) => Input::Initialised(outcome),
             Some(Command::PauseOver(outcome)) => Input::PauseOver(outcome),
-            Some(Command::Snapshot(build, answer)) => {
+            Some(Command::Snapshot(wanted, answer)) => {
                 if self.state == State::Running {
-                    tokio::task::spawn_local(work.snapshot(build, answer));
+                    tokio::task::spawn_local(work.snapshot(wanted, answer));
                 } else {
                     let _ = answer.send(Err(Refusal::State("the sandbox does not run")));
                 }
@@ -298,7 +298,7 @@ async fn sleep_until(deadline: Option<Deadline>) {
 mod tests {
     use std::sync::{Arc, Mutex};
 
-    use model::OnTimeout;
+    use model::{BuildId, OnTimeout};
 
     use super::*;
 
@@ -340,7 +340,7 @@ mod tests {
             }
         }
 
-        fn snapshot(&mut self, _: BuildId, answer: Answer) -> impl Future<Output = ()> + 'static {
+        fn snapshot(&mut self, _: Checkpoint, answer: Answer) -> impl Future<Output = ()> + 'static {
             let _ = answer.send(Ok(()));
             std::future::ready(())
         }
@@ -471,7 +471,8 @@ mod tests {
             let life = tokio::task::spawn_local(rig.life.run(rig.work));
             let snapshot = async || {
                 let (answer, made) = oneshot::channel();
-                commands.send(Command::Snapshot(BuildId::random(), answer)).await.unwrap();
+                let wanted = Checkpoint { build: BuildId::random(), keep: Keep::Everything };
+                commands.send(Command::Snapshot(wanted, answer)).await.unwrap();
                 made.await.unwrap()
             };
             assert!(matches!(snapshot().await, Err(Refusal::State(_))), "it is still starting");
