@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use model::SandboxId;
 
 /// Sandboxes for programs you do not trust, on your own machine, spoken to with the E2B SDKs.
 #[derive(Debug, Parser)]
@@ -48,6 +49,9 @@ pub(crate) enum Command {
     /// Templates.
     #[command(subcommand)]
     Template(Template),
+    /// Sandboxes of the key that `env` prints.
+    #[command(subcommand)]
+    Sandbox(Sandbox),
     /// Show what snapshots take on the disk, what holds them, and what a delete would free.
     Storage {
         #[command(flatten)]
@@ -176,6 +180,73 @@ pub(crate) enum Template {
         #[command(flatten)]
         state: State,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Sandbox {
+    /// List sandboxes, running and paused.
+    List {
+        #[command(flatten)]
+        state: State,
+        /// For programs.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Pause one: what it is goes to the disk, and it uses neither processor nor memory.
+    Pause {
+        #[command(flatten)]
+        state: State,
+        /// The id that `list` shows.
+        id: SandboxId,
+        /// Keep its disk alone: it boots when it is resumed.
+        #[arg(long)]
+        disk_only: bool,
+    },
+    /// Have a paused one go on.
+    Resume {
+        #[command(flatten)]
+        state: State,
+        /// The id that `list` shows.
+        id: SandboxId,
+        /// Boot it from its disk, whatever there is of its memory.
+        #[arg(long)]
+        reboot: bool,
+        /// How long it lives from then on.
+        #[arg(long, default_value_t = 300, value_name = "SECONDS")]
+        timeout: u64,
+    },
+    /// Keep what a running one is now, for any number of sandboxes to start from, and print what that is called.
+    Snapshot {
+        #[command(flatten)]
+        state: State,
+        /// The id that `list` shows.
+        id: SandboxId,
+        /// The snapshot's name, by which it takes the place of another.
+        #[arg(long)]
+        name: Option<String>,
+        /// Keep its disk alone: what starts from it boots.
+        #[arg(long)]
+        disk_only: bool,
+    },
+    /// End one, running or paused, and delete what is kept of it. Its snapshots stay.
+    Kill {
+        #[command(flatten)]
+        state: State,
+        /// The id that `list` shows.
+        id: SandboxId,
+    },
+}
+
+impl Sandbox {
+    pub(crate) const fn state(&self) -> &State {
+        match self {
+            Self::List { state, .. }
+            | Self::Pause { state, .. }
+            | Self::Resume { state, .. }
+            | Self::Snapshot { state, .. }
+            | Self::Kill { state, .. } => state,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]

@@ -8,12 +8,15 @@ mod doctor;
 mod down;
 mod env;
 mod guest;
+mod http;
 mod key;
 mod logging;
 mod metrics;
 mod paused;
 mod progress;
 mod reach;
+mod rest;
+mod sandbox;
 mod server;
 mod state;
 mod storage;
@@ -37,6 +40,7 @@ fn main() -> ExitCode {
         Command::Doctor { state } => doctor::run(&state.dir),
         Command::Key(command) => key::run(&command),
         Command::Template(cli::Template::Base { state }) => template_cmd::base(&state.dir),
+        Command::Sandbox(command) => sandbox::run(&command),
         Command::Storage { state, json } => storage::run(&state.dir, json),
         Command::Bench(command) => bench::run(&command),
         Command::Supervisor { dir } => {

@@ -13,8 +13,8 @@ use futures_util::stream;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 
-use super::http::{Connection, as_user, full};
 use super::report::{Samples, bar};
+use crate::http::{Connection, as_user, full};
 
 const STREAM_BYTES: usize = 512 << 20;
 const FILE_BYTES: usize = 256 << 20;
@@ -179,7 +179,7 @@ async fn files(envd: &Envd, dir: &Path) -> Result<(), String> {
         let begun = Instant::now();
         let path = format!("/files?path={}&username=root", uploaded.display());
         let answer = connection.send("POST", &path, "application/octet-stream", body).await?;
-        let (status, text) = super::http::collect(answer).await?;
+        let (status, text) = crate::http::collect(answer).await?;
         up = up.max(rate(FILE_BYTES, begun.elapsed()));
         if !status.is_success() {
             return Err(format!("upload: {status}: {}", String::from_utf8_lossy(&text)));

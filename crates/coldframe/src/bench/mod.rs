@@ -7,7 +7,6 @@ mod create;
 mod envd;
 mod fork;
 mod handover;
-mod http;
 mod image;
 mod memory;
 mod pause;

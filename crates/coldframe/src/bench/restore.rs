@@ -21,7 +21,7 @@ use serde_json::json;
 use vmm::{Confinement, Driver, Machine, Preload, Qemu, RootDisk, Start, Vm};
 
 use super::handover;
-use super::http::{Connection, as_user};
+use crate::http::{Connection, as_user};
 
 /// A guest that has not answered by then never will.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -1,15 +1,15 @@
 //! The running server, as a client sees it, and what it leaves in its state directory.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use artifacts::{LocalStore, Store};
 use control::Launch;
-use model::{BuildId, ENVD_PORT, SandboxId, Secret};
+use model::{BuildId, ENVD_PORT, SandboxId};
 use serde_json::{Value, json};
 
-use super::http::{Connection, as_user};
+use crate::http::{Connection, as_user};
+use crate::rest::Rest;
 use crate::state::StateDir;
 
 /// Longer than any measurement of one sandbox.
@@ -20,8 +20,7 @@ const SETTLE: Duration = Duration::from_millis(500);
 /// The server of a state directory.
 pub(super) struct Server {
     pub(super) state: StateDir,
-    address: SocketAddr,
-    key: Secret,
+    rest: Rest,
 }
 
 /// A sandbox that the bench has made.
@@ -33,19 +32,13 @@ pub(super) struct Sandbox {
 impl Server {
     pub(super) fn find(dir: &Path) -> Result<Self, String> {
         let state = StateDir::open(dir)?;
-        let server = state.server().ok_or("no server runs: start one with `coldframe up`")?;
-        let key = state.key().ok_or("the server has no default key")?;
-        let address = server
-            .url
-            .trim_start_matches("http://")
-            .parse()
-            .map_err(|error| format!("{}: {error}", server.url))?;
-        Ok(Self { state, address, key })
+        let rest = Rest::find(&state)?;
+        Ok(Self { state, rest })
     }
 
     /// A connection for requests to the API.
     pub(super) async fn api(&self) -> Result<Connection, String> {
-        Connection::open(self.address, vec![("x-api-key", self.key.expose().to_owned())]).await
+        self.rest.connect().await
     }
 
     /// Creates a sandbox of the base template and waits for the answer.
@@ -132,7 +125,7 @@ impl Server {
             ("x-access-token", sandbox.token.clone()),
             as_user("user"),
         ];
-        Connection::open(self.address, headers).await?.command(command, arguments).await
+        Connection::open(self.rest.address, headers).await?.command(command, arguments).await
     }
 
     /// What the supervisor of a running sandbox was told.

@@ -1,10 +1,10 @@
-//! A small HTTP and Connect-JSON client for measuring: one connection, kept alive.
+//! A small HTTP and Connect-JSON client: one connection, kept alive.
 
 use std::net::SocketAddr;
 
 use base64::Engine;
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, combinators::BoxBody};
+use http_body_util::{BodyExt, Full, Limited, combinators::BoxBody};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::SendRequest;
 use hyper::{Request, Response, StatusCode};
@@ -47,7 +47,7 @@ impl Connection {
         body: Body,
     ) -> Result<Response<Incoming>, String> {
         self.sender.ready().await.map_err(|error| format!("{method} {path}: {error}"))?;
-        let mut request = Request::builder().method(method).uri(path).header("host", "bench");
+        let mut request = Request::builder().method(method).uri(path).header("host", "coldframe");
         request = request.header("content-type", content_type);
         for (name, value) in &self.headers {
             request = request.header(*name, value);
@@ -56,17 +56,31 @@ impl Connection {
         self.sender.send_request(request).await.map_err(|error| format!("{method} {path}: {error}"))
     }
 
+    /// A JSON request, and whatever it is answered with.
+    pub(crate) async fn ask(
+        &mut self,
+        method: &str,
+        path: &str,
+        body: &Value,
+    ) -> Result<Response<Bytes>, String> {
+        let answer = self.send(method, path, "application/json", full(body.to_string())).await?;
+        let (head, body) = answer.into_parts();
+        let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await;
+        let body = body.map_err(|error| format!("{method} {path}: {error}"))?.to_bytes();
+        Ok(Response::from_parts(head, body))
+    }
+
     /// A JSON request; fails unless the answer is a success.
     pub(crate) async fn json(&mut self, method: &str, path: &str, body: &Value) -> Result<Value, String> {
-        let answer = self.send(method, path, "application/json", full(body.to_string())).await?;
-        let (status, body) = collect(answer).await?;
+        let answer = self.ask(method, path, body).await?;
+        let (status, body) = (answer.status(), answer.body());
         if !status.is_success() {
-            return Err(format!("{method} {path}: {status}: {}", String::from_utf8_lossy(&body)));
+            return Err(format!("{method} {path}: {status}: {}", String::from_utf8_lossy(body)));
         }
         if body.is_empty() {
             return Ok(Value::Null);
         }
-        serde_json::from_slice(&body).map_err(|error| format!("{method} {path}: {error}"))
+        serde_json::from_slice(body).map_err(|error| format!("{method} {path}: {error}"))
     }
 
     /// Runs a command to its end and drops its output. Fails unless it exits with 0.
@@ -99,6 +113,8 @@ impl Connection {
     }
 }
 
+/// A page of a list with everything that clients may have sent to be kept with its sandboxes is shorter.
+const MAX_ANSWER_BYTES: usize = 64 << 20;
 /// Longer than the end event and the end of the stream together.
 const TAIL_BYTES: usize = 512;
 
