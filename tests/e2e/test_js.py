@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parent / "js" / "sdk.test.mjs"
+#: For all of them, in seconds: several boot a kernel.
+PATIENCE = 420
 NAMES = re.findall(r"^test\('([^']+)'", SOURCE.read_text(), re.M)
 
 
 @pytest.fixture(scope="module")
 def outcome(js) -> dict[str, str]:
     """The name of every test that ran, with what node said about it when it failed."""
-    done = js(SOURCE, "--test-reporter=tap")
+    done = js(SOURCE, "--test-reporter=tap", timeout=PATIENCE)
     results: dict[str, str] = {}
     parts = re.split(r"^(ok|not ok) \d+ - (.+?)$", done.stdout, flags=re.M)
     for verdict, name, details in zip(parts[1::3], parts[2::3], parts[3::3]):
@@ -23,7 +25,7 @@ def outcome(js) -> dict[str, str]:
     return results
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(PATIENCE + 60)
 @pytest.mark.parametrize("name", NAMES)
 def test_javascript(outcome: dict[str, str], name: str):
     assert name in outcome, f"it did not run: {outcome['']}"

@@ -37,6 +37,11 @@ async function until(condition, what, deadline = 15_000) {
   }
 }
 
+// Another one after every boot of a kernel.
+async function bootOf(one) {
+  return (await one.commands.run('cat /proc/sys/kernel/random/boot_id')).stdout.trim()
+}
+
 test('a command', async () => {
   const result = await sandbox.commands.run('echo out; echo err >&2')
   assert.deepEqual([result.stdout, result.stderr, result.exitCode], ['out\n', 'err\n', 0])
@@ -255,6 +260,52 @@ test('snapshots', async () => {
   }
 })
 
+test('snapshots page by page', async () => {
+  const made = []
+  try {
+    for (const name of [undefined, 'paged:one', 'paged:two']) made.unshift(await sandbox.createSnapshot({ name }))
+    const pages = []
+    const paginator = Sandbox.listSnapshots({ sandboxId: sandbox.sandboxId, limit: 2 })
+    while (paginator.hasNext) pages.push(await paginator.nextItems())
+    assert.deepEqual(pages, [made.slice(0, 2), made.slice(2)])
+    await assert.rejects(paginator.nextItems(), /No more items/)
+    assert.deepEqual(await Sandbox.listSnapshots({ name: 'paged' }).nextItems(), made.slice(0, 2))
+  } finally {
+    for (const one of made) assert.equal(await Sandbox.deleteSnapshot(one.snapshotId), true)
+  }
+  assert.deepEqual(await sandbox.listSnapshots().nextItems(), [])
+})
+
+test('a snapshot of the disk alone', async () => {
+  const boot = await bootOf(sandbox)
+  await sandbox.files.write(`${directory}/on-disk`, 'on the disk')
+  await sandbox.commands.run('echo memory > /dev/shm/in-memory')
+  // The SDK has no word for it yet.
+  const made = await fetch(`${process.env.E2B_API_URL}/sandboxes/${sandbox.sandboxId}/snapshots`, {
+    method: 'POST',
+    headers: { 'X-API-Key': process.env.E2B_API_KEY, 'Content-Type': 'application/json' },
+    body: JSON.stringify({ memory: false }),
+  })
+  assert.equal(made.status, 201)
+  const { snapshotID } = await made.json()
+  try {
+    assert.deepEqual((await sandbox.listSnapshots().nextItems()).map((one) => one.snapshotId), [snapshotID])
+    const other = await Sandbox.create(snapshotID, { timeoutMs: 120_000, envs: { GREETING: 'hello' } })
+    try {
+      assert.notEqual(await bootOf(other), boot)
+      assert.equal(await other.files.read(`${directory}/on-disk`), 'on the disk')
+      const told = await other.commands.run('echo $GREETING; hostname; ls /dev/shm')
+      assert.equal(told.stdout, `hello\n${other.sandboxId}\n`)
+    } finally {
+      await other.kill()
+    }
+  } finally {
+    assert.equal(await Sandbox.deleteSnapshot(snapshotID), true)
+  }
+  assert.equal(await bootOf(sandbox), boot)
+  assert.equal((await sandbox.commands.run('cat /dev/shm/in-memory')).stdout, 'memory\n')
+})
+
 test('forks', async () => {
   await sandbox.files.write(`${directory}/forked`, 'before')
   const forks = await sandbox.fork({ count: 2, timeoutMs: 120_000 })
@@ -273,6 +324,82 @@ test('forks', async () => {
     await Promise.all(forks.map((fork) => fork instanceof Sandbox && fork.kill()))
   }
   await assert.rejects(forks[0].fork(), SandboxNotFoundError)
+})
+
+test('a pause, with memory and without', async () => {
+  const other = await Sandbox.create({ timeoutMs: 300_000, metadata: { of: 'a pause' } })
+  try {
+    const boot = await bootOf(other)
+    await other.commands.run('echo disk > kept; echo memory > /dev/shm/kept')
+    assert.equal(await other.pause(), true)
+    assert.equal(await other.pause(), false)
+    assert.equal((await other.getInfo()).state, 'paused')
+    await other.connect({ timeoutMs: 300_000 })
+    assert.equal((await other.commands.run('cat kept /dev/shm/kept')).stdout, 'disk\nmemory\n')
+    assert.equal(await bootOf(other), boot)
+
+    assert.equal(await Sandbox.pause(other.sandboxId, { keepMemory: false }), true)
+    const again = await Sandbox.connect(other.sandboxId, { timeoutMs: 300_000 })
+    const second = await bootOf(again)
+    assert.notEqual(second, boot)
+    assert.equal((await again.commands.run('cat kept; ls /dev/shm')).stdout, 'disk\n')
+    assert.deepEqual((await again.getInfo()).metadata, { of: 'a pause' })
+
+    // The memory is kept, and not wanted.
+    await again.pause()
+    await Sandbox.connect(other.sandboxId, { timeoutMs: 300_000, onResume: 'reboot' })
+    assert.notEqual(await bootOf(again), second)
+    assert.equal((await again.commands.run('cat kept')).stdout, 'disk\n')
+  } finally {
+    await other.kill()
+  }
+})
+
+test('an end time that pauses, and a request that resumes', async () => {
+  const lifecycle = { onTimeout: 'pause', autoResume: true }
+  const other = await Sandbox.create({ timeoutMs: 300_000, lifecycle })
+  try {
+    assert.deepEqual((await other.getInfo()).lifecycle, lifecycle)
+    await other.commands.run('echo memory > /dev/shm/kept')
+    await other.setTimeout(1000)
+    await until(async () => (await other.getInfo()).state === 'paused', 'the end time to pause it', 30_000)
+    assert.equal((await other.commands.run('cat /dev/shm/kept')).stdout, 'memory\n')
+    assert.equal((await other.getInfo()).state, 'running')
+  } finally {
+    await other.kill()
+  }
+})
+
+test('an end time that keeps the disk alone', async () => {
+  const lifecycle = { onTimeout: { action: 'pause', keepMemory: false } }
+  const other = await Sandbox.create({ timeoutMs: 300_000, lifecycle })
+  try {
+    const boot = await bootOf(other)
+    assert.deepEqual((await other.getInfo()).lifecycle, { onTimeout: 'pause', autoResume: false })
+    await other.files.write('kept', 'kept')
+    await other.setTimeout(1000)
+    const { endAt } = await other.getInfo()
+    // It ended when the pause was over: whoever connects before that takes it back.
+    const over = async () => {
+      const info = await other.getInfo()
+      return info.state === 'paused' && info.endAt > endAt
+    }
+    await until(over, 'the end time to pause it', 30_000)
+    await other.connect({ timeoutMs: 300_000 })
+    assert.notEqual(await bootOf(other), boot)
+    assert.equal(await other.files.read('kept'), 'kept')
+  } finally {
+    await other.kill()
+  }
+})
+
+test('an end time that kills', async () => {
+  const other = await Sandbox.create({ timeoutMs: 300_000, lifecycle: { onTimeout: 'kill' } })
+  assert.deepEqual((await other.getInfo()).lifecycle, { onTimeout: 'kill', autoResume: false })
+  await other.setTimeout(500)
+  await until(async () => !(await other.isRunning()), 'the end time to end it')
+  await assert.rejects(other.getInfo(), SandboxNotFoundError)
+  await assert.rejects(other.connect(), SandboxNotFoundError)
 })
 
 test('the end', async () => {
