@@ -75,3 +75,39 @@ def test_cancelling_a_task_leaves_the_command_running(server: Server, sandbox):
         assert await sbx.commands.kill(handle.pid)
 
     asyncio.run(scenario())
+
+
+def test_what_a_sandbox_was_with_the_asynchronous_sdk(server: Server):
+    """Pauses, snapshots and forks, with the memory and of the disk alone."""
+    options, kept = server.sdk("async"), "cat kept; cat /dev/shm/kept 2> /dev/null || true"
+
+    async def holds(sbx: AsyncSandbox, expected: str) -> None:
+        assert (await sbx.commands.run(kept)).stdout.split() == expected.split()
+
+    async def scenario():
+        sbx = await AsyncSandbox.create(timeout=600, **options)
+        made, names = [sbx], []
+        try:
+            await sbx.commands.run("echo disk > kept; echo memory > /dev/shm/kept")
+            for mode, expected in (("full", "disk memory"), ("filesystem", "disk")):
+                names.append((await sbx.create_snapshot(f"async:{mode}", mode=mode)).snapshot_id)
+                made.append(await AsyncSandbox.create(names[-1], timeout=300, **options))
+                await holds(made[-1], expected)
+            paginator, pages = AsyncSandbox.list_snapshots(name="async", limit=1, **options), []
+            while paginator.has_next:
+                pages.append([item.snapshot_id for item in await paginator.next_items()])
+            assert pages == [[names[1]], [names[0]]]
+            forks = await sbx.fork(count=2, timeout=300)
+            made += forks
+            await asyncio.gather(*(holds(fork, "disk memory") for fork in forks))
+            assert await sbx.pause() is True
+            await holds(await sbx.connect(timeout=600), "disk memory")
+            assert await sbx.pause(mode="filesystem") is True
+            await holds(await sbx.connect(timeout=600), "disk")
+        finally:
+            for one in made:
+                await one.kill()
+            for name in names:
+                assert await AsyncSandbox.delete_snapshot(name, **options) is True
+
+    asyncio.run(scenario())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Callable, Iterator
 
@@ -262,3 +263,21 @@ def test_a_client_that_leaves_finds_it_in_the_list(own: Server, make):
     wait_until(lambda: listed() == ["e2e/left:default"], 30, "the snapshot to be listed")
     assert output(sbx, "echo alive > alive && sync alive && cat alive") == "alive"
     assert Sandbox.delete_snapshot("left", **own.sdk()) is True
+
+
+@pytest.mark.parametrize("patience", [0.0, 0.1, 0.3, 0.6])
+def test_a_sandbox_that_is_killed_meanwhile(own: Server, make, patience: float):
+    sbx = make()
+
+    def take() -> httpx.Response:
+        with own.api(timeout=60) as api:
+            return api.post(f"/sandboxes/{sbx.sandbox_id}/snapshots", json={"memory": False})
+
+    with ThreadPoolExecutor(1) as pool:
+        taking = pool.submit(take)
+        time.sleep(patience)
+        assert sbx.kill() is True
+        answer = taking.result()
+    assert answer.status_code in (201, 404, 409), answer.text
+    if answer.status_code == 201:
+        assert Sandbox.delete_snapshot(answer.json()["snapshotID"], **own.sdk()) is True
