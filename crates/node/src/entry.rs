@@ -148,6 +148,13 @@ impl Entry {
         self.released.cancelled().await;
     }
 
+    /// Waits until the sandbox is over; false when it is not by then.
+    pub(crate) async fn ended_within(&self, patience: Duration) -> bool {
+        let mut view = self.view.clone();
+        let ended = view.wait_for(|view| view.ended.is_some());
+        matches!(tokio::time::timeout(patience, ended).await, Ok(Ok(_)))
+    }
+
     /// Waits until the sandbox runs, or for why it does not.
     pub(crate) async fn started(&self) -> Result<SandboxRecord, FleetError> {
         let mut view = self.view.clone();

@@ -13,6 +13,9 @@ use crate::entry::Entry;
 use crate::fleet::asked;
 use crate::node::Node;
 
+/// From a supervisor's last word, or its death, until its node has written down what became of the sandbox.
+const END_PATIENCE: Duration = Duration::from_secs(3);
+
 /// What a look at a sandbox found.
 enum Found {
     Runs(Box<SandboxRecord>),
@@ -95,6 +98,8 @@ impl Node {
             // It ended meanwhile, one way or the other: the next look tells.
             _ if entry.view.borrow().ended.is_some() => Ok(Found::Paused),
             Ok(record) => Ok(Found::Runs(Box::new(record))),
+            // A supervisor that leaves, or is killed, while it is asked is heard of in a moment.
+            Err(_) if entry.ended_within(END_PATIENCE).await => Ok(Found::Paused),
             Err(error) => Err(error),
         }
     }
