@@ -218,7 +218,9 @@ pub(crate) async fn follow(
     }
     node.remove(id);
     entry.let_go();
-    node.shared.paused.references().collect().await;
+    let references = node.shared.paused.references();
+    references.find_all_of(id).await;
+    references.collect().await;
     drop(room);
     drop(released);
 }

@@ -5,7 +5,8 @@
 //! decides, so whoever stops needing a build lets go of it and has the rest collected.
 //!
 //! Only builds that are known are collected. One becomes known when the server starts, or when it is entered by whoever
-//! had it made and holds it: a build that is published at this moment, and that nobody has heard of, is safe.
+//! had it made and holds it: a build that is published at this moment, and that nobody has heard of, is safe. So is one that
+//! a supervisor published before it died; it becomes known when the end of its sandbox is.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -122,6 +123,27 @@ impl References {
             Err(error) => tracing::warn!(%build, error, "a build cannot be looked at"),
         }
         hold
+    }
+
+    /// Gets to know the builds of a sandbox that nobody has heard of: its supervisor is gone, and did not come to say so, or
+    /// said it to a server that is gone. Whoever else has one made holds it from before it exists.
+    pub(crate) async fn find_all_of(&self, owner: &SandboxId) {
+        let _turn = self.collecting.lock().await;
+        let heard_of: HashSet<BuildId> = self.state().known.keys().cloned().collect();
+        let (path, owner) = (self.store.clone(), owner.clone());
+        let found = tokio::task::spawn_blocking(move || {
+            let store = LocalStore::open(&path)?;
+            let unheard = store.list()?.into_iter().filter(|build| !heard_of.contains(build));
+            let ours = unheard.map(|build| known(&store, build));
+            let ours = ours.filter(|(_, known)| known.owner.as_ref() == Some(&owner));
+            Ok::<Vec<_>, ArtifactError>(ours.collect())
+        });
+        let found = found.await.map_err(|error| error.to_string());
+        match found.and_then(|found| found.map_err(|error| error.to_string())) {
+            Ok(found) => self.state().known.extend(found),
+            // They stay unknown, and so they stay.
+            Err(error) => tracing::warn!(error, "the builds of a sandbox that ended cannot be looked for"),
+        }
     }
 
     /// Whether a build is known.
@@ -282,6 +304,22 @@ mod tests {
         references.collect().await;
         assert_eq!(left(&store), ["one1", "one2"]);
         assert_eq!(second.build(), &SECOND.build());
+    }
+
+    #[tokio::test]
+    async fn what_a_dead_supervisor_told_nobody_is_found_and_deleted_unless_somebody_needs_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(directory.path()).unwrap();
+        let references = References::load(directory.path()).await.unwrap();
+        references.complete();
+        publish(&store, &[FIRST, SECOND, OTHER]);
+        let second = references.hold(&SECOND.build());
+        references.find_all_of(&"one".parse().unwrap()).await;
+        references.collect().await;
+        assert_eq!(left(&store), ["one1", "one2", "two1"]);
+        drop(second);
+        references.collect().await;
+        assert_eq!(left(&store), ["two1"], "nobody said that this one's sandbox ended");
     }
 
     /// A build of a disk alone.
