@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 
 use artifacts::LocalStore;
 use async_trait::async_trait;
-use catalog::Catalog;
-use model::{PausedSandbox, SandboxId};
+use catalog::{Catalog, CatalogError};
+use model::{BuildId, PausedSandbox, SandboxId};
 use tokio::runtime::Runtime;
 
 use super::builds::Pause;
@@ -39,11 +39,19 @@ impl Records for Kept {
     }
 }
 
+/// What the catalog says.
+#[derive(Clone)]
+struct Rows {
+    paused: Vec<PausedSandbox>,
+    /// The builds of snapshots.
+    named: Vec<BuildId>,
+}
+
 /// Starts servers on what power cuts left.
 pub(super) struct Restarts {
     runtime: Runtime,
     /// What the catalog says, by the hash of its files: most power cuts leave one that was seen before.
-    catalogs: HashMap<u64, Vec<PausedSandbox>>,
+    catalogs: HashMap<u64, Rows>,
     seen: HashSet<(u64, String)>,
 }
 
@@ -70,28 +78,34 @@ impl Restarts {
         }
         let state = State(place.path().join("state"));
         fs::create_dir_all(&state.0).unwrap();
-        let rows = self.catalog(&state, found)?;
+        let Rows { paused, named } = self.catalog(&state, found)?;
         let kept = Kept::default();
-        *kept.0.lock().unwrap() = rows.into_iter().map(|row| (row.spec.id.clone(), row)).collect();
+        *kept.0.lock().unwrap() = paused.into_iter().map(|row| (row.spec.id.clone(), row)).collect();
         let kept = Arc::new(kept);
-        let paused = self.runtime.block_on(state.start(Arc::clone(&kept) as Arc<dyn Records>));
+        let start = state.start(Arc::clone(&kept) as Arc<dyn Records>, &named);
+        let (paused, _kept) = self.runtime.block_on(start);
 
         let records = kept.0.lock().unwrap().clone();
         let store = LocalStore::open(&state.store()).unwrap();
         for (sandbox, promise) in promises {
             let id: SandboxId = sandbox.parse().unwrap();
-            let build = records.get(&id).map(|record| &record.build);
+            let recorded = records.get(&id).map(|record| &record.build);
             let now = paused.get(&id);
-            assert_eq!(now.as_ref().map(|now| &now.build), build, "the server says what the catalog says");
-            let is = |pause: &&Pause| pause.sandbox == sandbox && Some(&pause.build()) == build;
+            assert_eq!(now.as_ref().map(|now| &now.build), recorded, "the server says what the catalog says");
+            let is = |pause: &&Pause| {
+                let build = pause.build();
+                pause.sandbox == sandbox && (recorded == Some(&build) || named.contains(&build))
+            };
             let pause = PAUSES.iter().find(is);
             let number = pause.map_or(0, |pause| pause.number);
             if number != promise.told && !promise.under_way.contains(&number) {
                 return Err(format!("{sandbox} is at pause {number}"));
             }
-            let (Some(pause), Some(record)) = (pause, records.get(&id)) else { continue };
+            let Some(pause) = pause else { continue };
             let text = |record: &PausedSandbox| serde_json::to_string(record).unwrap();
-            if text(record) != text(&pause.record()) {
+            if let Some(record) = records.get(&id)
+                && text(record) != text(&pause.record())
+            {
                 return Err(format!("the record of {sandbox} is {}", text(record)));
             }
             pause.is_whole(&store).map_err(|error| format!("{sandbox} at pause {number}: {error}"))?;
@@ -100,7 +114,7 @@ impl Restarts {
         unknown.map_or(Ok(()), |id| Err(format!("{id} was never paused")))
     }
 
-    fn catalog(&mut self, state: &State, found: &Found) -> Result<Vec<PausedSandbox>, String> {
+    fn catalog(&mut self, state: &State, found: &Found) -> Result<Rows, String> {
         let is_catalog = |path: &Path| path.to_str().unwrap().contains("catalog.db");
         let hash = hash(found.iter().filter(|(path, _)| is_catalog(path)));
         if let Some(rows) = self.catalogs.get(&hash) {
@@ -108,7 +122,9 @@ impl Restarts {
         }
         let rows = self.runtime.block_on(async {
             let catalog = Catalog::open(&state.catalog()).await.map_err(|error| error.to_string())?;
-            let rows = catalog.paused().await.map_err(|error| error.to_string());
+            let rows =
+                async { Ok(Rows { paused: catalog.paused().await?, named: catalog.named_builds().await? }) };
+            let rows = rows.await.map_err(|error: CatalogError| error.to_string());
             catalog.close().await;
             rows
         })?;

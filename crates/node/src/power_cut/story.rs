@@ -7,13 +7,15 @@ use std::sync::Arc;
 
 use artifacts::{LocalStore, Store};
 use async_trait::async_trait;
-use catalog::Catalog;
-use model::{EndReason, PausedSandbox, SandboxId};
+use build::Manifest;
+use catalog::{Build, Catalog, NewSnapshot, Team, TemplateName};
+use model::{BuildId, EndReason, PausedSandbox, SandboxId};
 
 use super::builds::Pause;
 use crate::adopt::enter_pauses;
 use crate::durable::keep_names;
 use crate::paused::{Paused, Records};
+use crate::references::Hold;
 
 /// A sandbox that is never resumed, whatever happens to the others.
 pub(super) const BYSTANDER: Pause = Pause { sandbox: "bystander", number: 1, needs: &[] };
@@ -29,10 +31,30 @@ const TWICE_MORE: Pause = Pause { number: 2, needs: &[1], ..TWICE };
 const FORGOTTEN: Pause = Pause { sandbox: "forgotten", number: 1, needs: &[] };
 const UNRECORDED: Pause = Pause { sandbox: "unrecorded", number: 1, needs: &[] };
 const UNLUCKY: Pause = Pause { sandbox: "unlucky", number: 1, needs: &[] };
+/// Snapshots of one that runs, each in the place of the one before, and what it becomes next.
+const COPIED: Pause = Pause { sandbox: "copied", number: 1, needs: &[] };
+const COPIED_AGAIN: Pause = Pause { number: 2, needs: &[1], ..COPIED };
+const COPIED_ANEW: Pause = Pause { number: 3, ..COPIED };
+/// The name of a snapshot that is deleted.
+const DELETED: Pause = Pause { sandbox: "deleted", number: 1, needs: &[] };
 
 pub(super) const PAUSES: &[Pause] = &[
-    BYSTANDER, FIRST, DIFFERENCE, ALL_ANEW, CRASHED, KILLED, TAKEN_BACK, TWICE, TWICE_MORE, FORGOTTEN,
-    UNRECORDED, UNLUCKY,
+    BYSTANDER,
+    FIRST,
+    DIFFERENCE,
+    ALL_ANEW,
+    CRASHED,
+    KILLED,
+    TAKEN_BACK,
+    TWICE,
+    TWICE_MORE,
+    FORGOTTEN,
+    UNRECORDED,
+    UNLUCKY,
+    COPIED,
+    COPIED_AGAIN,
+    COPIED_ANEW,
+    DELETED,
 ];
 
 /// The catalog as `coldframe` gives it to the node.
@@ -70,18 +92,21 @@ impl State {
         self.0.join("catalog.db")
     }
 
-    /// What a node does of its start that has to do with pauses.
-    pub(super) async fn start(&self, records: Arc<dyn Records>) -> Paused {
+    /// What a node does of its start that has to do with pauses and snapshots. The builds that are `named` in the catalog are
+    /// kept as long as what comes with the records is.
+    pub(super) async fn start(&self, records: Arc<dyn Records>, named: &[BuildId]) -> (Paused, Vec<Hold>) {
         fs::create_dir_all(self.sandboxes()).unwrap();
         keep_names(&[&self.sandboxes(), &self.store()]).unwrap();
         let paused = Paused::load(records, &self.store(), &self.sandboxes()).await.unwrap();
         paused.clean().await;
         enter_pauses(&self.sandboxes(), &[], &paused).await.unwrap();
+        let kept = named.iter().map(|build| paused.references().hold(build)).collect();
         paused.references().complete();
+        paused.references().collect().await;
         for left in fs::read_dir(self.sandboxes()).unwrap() {
             fs::remove_dir_all(left.unwrap().path()).unwrap();
         }
-        paused
+        (paused, kept)
     }
 }
 
@@ -108,6 +133,9 @@ struct Host {
     state: State,
     catalog: Arc<Catalog>,
     paused: Paused,
+    /// The builds of snapshots.
+    kept: Vec<Hold>,
+    team: Team,
     told: Told,
 }
 
@@ -115,13 +143,15 @@ impl Host {
     async fn start(state: State, told: Told) -> Self {
         fs::create_dir_all(&state.0).unwrap();
         let catalog = Arc::new(Catalog::open(&state.catalog()).await.unwrap());
-        let paused = state.start(Arc::new(CatalogRecords(Arc::clone(&catalog)))).await;
-        Self { state, catalog, paused, told }
+        let team = catalog.ensure_team("garden", "The garden").await.unwrap();
+        let named = catalog.named_builds().await.unwrap();
+        let (paused, kept) = state.start(Arc::new(CatalogRecords(Arc::clone(&catalog))), &named).await;
+        Self { state, catalog, paused, kept, team, told }
     }
 
     /// Nothing of the server is left, and nothing was said or closed.
     async fn crash_and_start(self) -> Self {
-        let Self { state, catalog, paused, told } = self;
+        let Self { state, catalog, paused, told, .. } = self;
         drop(paused);
         std::mem::forget(catalog);
         Self::start(state, told).await
@@ -166,6 +196,38 @@ impl Host {
         self.told.may_be(pause.sandbox, 0);
         assert!(self.paused.forget(&pause.sandbox.parse().unwrap()).await.unwrap());
         self.told.is(pause.sandbox, 0);
+    }
+
+    /// Makes a snapshot of one that runs on, under the name of its sandbox, as supervisor, node and API do it in turn.
+    async fn copy(&mut self, made: Pause) {
+        self.told.may_be(made.sandbox, made.number);
+        let (staged, manifest) = made.stage(&self.store());
+        staged.publish(&manifest).unwrap();
+        self.kept.push(self.paused.references().enter(&made.build()).await);
+        let Manifest { id, shape, envd_version, .. } = manifest;
+        let snapshot = NewSnapshot {
+            team: self.team.id.clone(),
+            name: Some(TemplateName::parse(made.sandbox).unwrap()),
+            source: made.sandbox.parse().unwrap(),
+            build: Build { id, shape, envd_version },
+        };
+        let (_, replaced) = self.catalog.put_snapshot(&snapshot).await.unwrap();
+        self.forget(&replaced).await;
+        self.told.is(made.sandbox, made.number);
+    }
+
+    /// Deletes a snapshot.
+    async fn delete(&mut self, made: Pause) {
+        self.told.may_be(made.sandbox, 0);
+        let name = TemplateName::parse(made.sandbox).unwrap();
+        let unnamed = self.catalog.delete_template(&self.team.id, &name).await.unwrap();
+        self.forget(&unnamed).await;
+        self.told.is(made.sandbox, 0);
+    }
+
+    async fn forget(&mut self, builds: &[BuildId]) {
+        self.kept.retain(|hold| !builds.contains(hold.build()));
+        self.paused.references().collect().await;
     }
 
     fn store(&self) -> LocalStore {
@@ -228,6 +290,14 @@ pub(super) async fn of_a_host(state: State, told: Told) {
     host.told.may_be(UNRECORDED.sandbox, UNRECORDED.number);
     commit(&host.state, &host.dir(UNRECORDED), UNRECORDED).unwrap_err();
     host.told.is(UNRECORDED.sandbox, 0);
+
+    // Snapshots of a sandbox that runs, under one name; the server dies between them.
+    host.copy(COPIED).await;
+    host.copy(COPIED_AGAIN).await;
+    let mut host = host.crash_and_start().await;
+    host.copy(COPIED_ANEW).await;
+    host.copy(DELETED).await;
+    host.delete(DELETED).await;
 
     // Paused sandboxes are killed: one long after it was paused, one right after.
     host.kill(CRASHED).await;
