@@ -3,6 +3,8 @@
 A writer replaces some of them all the time, so that a pause finds one half written. What a test wrote is reported by its
 digests, so that the test can compare it with what it asked for: an older state that is consistent in itself is a loss, too.
 
+    verifier.py DIRECTORY PORT [SIZE]
+
     GET  /state             what was found so far
     GET  /verify            the same after a full pass, with the digest of everything that a test wrote
     POST /write?seed=SEED   replaces some of it; what and by what follows from the seed
@@ -18,7 +20,7 @@ import threading
 import time
 import urllib.parse
 
-#: Bytes of each piece.
+#: Bytes of each piece, unless it is told otherwise.
 SIZE = 256 << 10
 #: Pieces of each kind that tests write.
 PIECES = {"memory": 24, "file": 12}
@@ -26,9 +28,9 @@ PIECES = {"memory": 24, "file": 12}
 CHURNED = 6
 
 
-def content(seed: str, kind: str, index: int) -> bytes:
+def content(seed: str, kind: str, index: int, size: int = SIZE) -> bytes:
     """What a piece holds after a write with this seed."""
-    return random.Random(f"{seed}/{kind}/{index}").randbytes(SIZE)
+    return random.Random(f"{seed}/{kind}/{index}").randbytes(size)
 
 
 def chosen(seed: str) -> list[tuple[str, int]]:
@@ -48,8 +50,9 @@ class Memory:
         self.data = bytearray(data)
 
     def write(self, data: bytes) -> None:
-        for at in range(0, SIZE, SIZE // 16):
-            self.data[at : at + SIZE // 16] = data[at : at + SIZE // 16]
+        part = len(data) // 16
+        for at in range(0, len(data), part):
+            self.data[at : at + part] = data[at : at + part]
 
     def read(self) -> bytes:
         return bytes(self.data)
@@ -60,36 +63,40 @@ class File:
 
     def __init__(self, path: str, flushed: bool, data: bytes) -> None:
         self.fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        self.flushed = flushed
+        self.flushed, self.size = flushed, len(data)
         self.write(data)
 
     def write(self, data: bytes) -> None:
-        for at in range(0, SIZE, SIZE // 16):
-            os.pwrite(self.fd, data[at : at + SIZE // 16], at)
+        part = len(data) // 16
+        for at in range(0, len(data), part):
+            os.pwrite(self.fd, data[at : at + part], at)
         if self.flushed:
             os.fdatasync(self.fd)
 
     def read(self) -> bytes:
         if self.flushed:
-            os.posix_fadvise(self.fd, 0, SIZE, os.POSIX_FADV_DONTNEED)
-        return os.pread(self.fd, SIZE, 0)
+            os.posix_fadvise(self.fd, 0, self.size, os.POSIX_FADV_DONTNEED)
+        return os.pread(self.fd, self.size, 0)
 
 
 class Keeper:
     """All pieces and what they ought to hold."""
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, size: int = SIZE) -> None:
         os.makedirs(directory, exist_ok=True)
-        self.directory = directory
+        self.directory, self.size = directory, size
         self.lock = threading.Lock()
         self.pieces = {}
         self.digests = {}
         self.errors = []
         self.checks = self.generation = 0
         for kind, index in chosen("first"):
-            self.put(kind, index, content("first", kind, index))
+            self.put(kind, index, self.content("first", kind, index))
         for at in range(CHURNED):
-            self.put(f"churned {('memory', 'file')[at % 2]}", at, content("churn", "", at))
+            self.put(f"churned {('memory', 'file')[at % 2]}", at, self.content("churn", "", at))
+
+    def content(self, seed, kind, index):
+        return content(seed, kind, index, self.size)
 
     def put(self, kind, index, data):
         key = (kind, index)
@@ -110,7 +117,7 @@ class Keeper:
     def write(self, seed):
         for kind, index in chosen(seed):
             with self.lock:
-                self.put(kind, index, content(seed, kind, index))
+                self.put(kind, index, self.content(seed, kind, index))
 
     def verify_all(self):
         for key in list(self.pieces):
@@ -130,7 +137,7 @@ class Keeper:
             with self.lock:
                 self.generation += 1
                 kind, index = keys[self.generation % len(keys)]
-                self.put(kind, index, content(f"churn {self.generation}", kind, index))
+                self.put(kind, index, self.content(f"churn {self.generation}", kind, index))
             time.sleep(0.15)
 
     def state(self):
@@ -168,7 +175,7 @@ def serve(keeper, port):
 
 
 if __name__ == "__main__":
-    KEEPER = Keeper(sys.argv[1])
+    KEEPER = Keeper(sys.argv[1], *map(int, sys.argv[3:]))
     threading.Thread(target=KEEPER.verify_without_end, daemon=True).start()
     threading.Thread(target=KEEPER.churn_without_end, daemon=True).start()
     serve(KEEPER, int(sys.argv[2]))

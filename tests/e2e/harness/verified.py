@@ -19,9 +19,10 @@ DIRECTORY = "/home/user/verified"
 class Verified:
     """The verifier in a sandbox, and what it ought to hold."""
 
-    def __init__(self, server: Server, sbx: Sandbox) -> None:
-        self.server, self.sbx = server, sbx
-        self.pid = start(sbx, "verifier.py", DIRECTORY, PORT)
+    def __init__(self, server: Server, sbx: Sandbox, size: int = verifier.SIZE) -> None:
+        """Starts it. Each of the pieces that it verifies is of so many bytes."""
+        self.server, self.sbx, self.size = server, sbx, size
+        self.pid = start(sbx, "verifier.py", DIRECTORY, PORT, size)
         self.wanted: dict[tuple[str, int], str] = {}
         self.expect("first")
         self.last = self.ask("GET", "/state")
@@ -61,11 +62,17 @@ class Verified:
         self.last = told
 
     def verify(self) -> None:
-        told = self.ask("GET", "/verify")
+        self.verified(self.ask("GET", "/verify"))
+
+    def verified(self, told: dict) -> None:
+        """It says that it holds what it ought to."""
         self.seen(told)
         for (kind, index), seed in self.wanted.items():
-            wanted = verifier.digest(verifier.content(seed, kind, index))
+            wanted = self.digest(seed, kind, index)
             assert told["digests"][f"{kind} {index}"] == wanted, f"{kind} {index} does not hold what {seed} wrote"
+
+    def digest(self, seed: str, kind: str, index: int) -> str:
+        return verifier.digest(verifier.content(seed, kind, index, self.size))
 
     def files_hold(self, sbx: Sandbox) -> None:
         """The files are there, whether the program is or not."""
@@ -74,5 +81,5 @@ class Verified:
         found = {name: digest for digest, name in (line.split() for line in lines)}
         for (kind, index), seed in self.wanted.items():
             if kind == "file":
-                wanted = verifier.digest(verifier.content(seed, kind, index))
+                wanted = self.digest(seed, kind, index)
                 assert found[f"{DIRECTORY}/file-{index}"] == wanted, f"file {index} does not hold what {seed} wrote"
