@@ -67,6 +67,8 @@ impl Header {
     pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
         let mut reader = Reader { bytes, at: 0 };
         reader.expect(MAGIC)?;
+        // Every format ends with its checksum: what was damaged must not look like one that is only later.
+        reader.bytes = check(bytes)?;
         let version = reader.u32("the format")?;
         if version > VERSION {
             return Err(FormatError::Newer { found: version, newest: VERSION });
@@ -74,7 +76,6 @@ impl Header {
         if version == 0 {
             return Err(reader.unexpected(4, version, "a format from 1 on"));
         }
-        reader.bytes = check(bytes)?;
         let kind = match reader.u32("the kind")? {
             1 => ObjectKind::Memory,
             2 => ObjectKind::Disk,

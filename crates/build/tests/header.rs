@@ -237,6 +237,9 @@ fn errors_say_where_and_what() {
 
     let mut newer = bytes.clone();
     newer[8] = 2;
+    assert!(error(&newer).starts_with("it is damaged: "));
+    newer.truncate(bytes.len() - 4);
+    newer.extend(build::checksum(&newer).to_le_bytes());
     assert_eq!(Header::decode(&newer), Err(FormatError::Newer { found: 2, newest: 1 }));
 
     let mut damaged = bytes.clone();
