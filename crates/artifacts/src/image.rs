@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 
 use build::{
-    Header, Located, MAX_HEADER_BYTES, ObjectKind, PAGE_BYTES, Pages, ReadError, Run, SUM_BYTES, Source,
-    checksum, data_object_bytes,
+    Header, Located, MAX_HEADER_BYTES, Manifest, ObjectKind, ObjectName, PAGE_BYTES, Pages, ReadError, Run,
+    SUM_BYTES, Source, checksum, data_object_bytes,
 };
 use model::BuildId;
 
 use crate::error::ArtifactError;
-use crate::store::{Object, Store, label, read_whole};
+use crate::store::{Object, Store, label, load_blob, load_manifest, read_whole};
 
 /// [`PAGE_BYTES`] as a length in memory.
 const PAGE: usize = 4096;
@@ -76,21 +76,35 @@ fn load_header(store: &dyn Store, build: &BuildId, kind: ObjectKind) -> Result<H
     Ok(header)
 }
 
-/// The builds that the images of a build read from, itself included where it has data of its own. An image that is not
-/// there reads from none.
+/// The builds that the images of a build read from, itself included where it has data of its own.
 ///
 /// # Errors
-/// When the header of one that is there cannot be read, is damaged or something else.
-pub fn sources(store: &dyn Store, build: &BuildId) -> Result<BTreeSet<BuildId>, ArtifactError> {
+/// When the header of an image that it has is missing, cannot be read, is damaged or something else.
+pub fn sources(store: &dyn Store, manifest: &Manifest) -> Result<BTreeSet<BuildId>, ArtifactError> {
     let mut found = BTreeSet::new();
-    for kind in [ObjectKind::Memory, ObjectKind::Disk] {
-        match load_header(store, build, kind) {
-            Ok(header) => found.extend(header.sources().iter().map(|source| source.build.clone())),
-            Err(ArtifactError::Missing { .. }) => {}
-            Err(error) => return Err(error),
-        }
+    let memory = manifest.memory.map(|_| ObjectKind::Memory);
+    for kind in memory.into_iter().chain([ObjectKind::Disk]) {
+        let header = load_header(store, &manifest.id, kind)?;
+        found.extend(header.sources().iter().map(|source| source.build.clone()));
     }
     Ok(found)
+}
+
+/// Finds out whether a build is whole, as far as that can be told without reading pages: those are verified when they are
+/// needed.
+///
+/// # Errors
+/// When one of its objects, or of the data objects that its images read from, is missing, damaged or of something else.
+pub fn check(store: &dyn Store, build: &BuildId) -> Result<(), ArtifactError> {
+    let manifest = load_manifest(store, build)?;
+    Image::open(store, build, ObjectKind::Disk)?;
+    if manifest.memory.is_some() {
+        Image::open(store, build, ObjectKind::Memory)?;
+    }
+    if let Some(info) = &manifest.device_state {
+        load_blob(store, build, ObjectName::DeviceState, info)?;
+    }
+    Ok(())
 }
 
 impl OpenSource {

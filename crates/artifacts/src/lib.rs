@@ -19,7 +19,7 @@ mod store;
 mod writer;
 
 pub use error::{ArtifactError, is_loss};
-pub use image::{Image, sources};
+pub use image::{Image, check, sources};
 pub use local::LocalStore;
 pub use staged::Staged;
 pub use store::{MAX_BLOB_BYTES, Object, Store, load_blob, load_manifest};

@@ -113,8 +113,15 @@ impl Store for LocalStore {
     }
 
     fn contains(&self, build: &BuildId) -> Result<bool, ArtifactError> {
-        let manifest = self.dir(build).join(ObjectName::Manifest.file_name());
-        manifest.try_exists().map_err(ArtifactError::path("look at", &manifest))
+        // A build gets its name when it is complete. Whatever it lost since then, it is one.
+        let dir = self.dir(build);
+        for name in ObjectName::ALL {
+            let path = dir.join(name.file_name());
+            if path.try_exists().map_err(ArtifactError::path("look at", &path))? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn remove(&self, build: &BuildId) -> Result<(), ArtifactError> {

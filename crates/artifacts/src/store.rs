@@ -39,7 +39,7 @@ pub trait Store: Send + Sync {
     /// [`ArtifactError::Exists`] when it is published already; when the storage fails.
     fn begin(&self, build: &BuildId) -> Result<Staged, ArtifactError>;
 
-    /// Whether a build is published.
+    /// Whether a build is published, damaged or not.
     ///
     /// # Errors
     /// When the storage fails.
@@ -52,7 +52,7 @@ pub trait Store: Send + Sync {
     /// When the storage fails.
     fn remove(&self, build: &BuildId) -> Result<(), ArtifactError>;
 
-    /// The published builds in ascending order of their names.
+    /// The published builds, damaged ones too, in ascending order of their names.
     ///
     /// # Errors
     /// When the storage fails.

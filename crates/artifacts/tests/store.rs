@@ -277,7 +277,7 @@ fn manifests_and_blobs_are_verified() {
 
     scene.edit(0, ObjectName::Manifest, |bytes| bytes.truncate(50));
     let error = load_manifest(&scene.store, &id(0)).unwrap_err().to_string();
-    assert!(error.starts_with("manifest.json of build b0: not a manifest: "), "{error}");
+    assert!(error.starts_with("manifest.json of build b0: not the manifest that was expected: "), "{error}");
     let error = load_manifest(&scene.store, &id(1)).unwrap_err();
     assert_eq!(error.to_string(), "manifest.json of build b1 does not exist");
 

@@ -47,7 +47,7 @@ pub enum FormatError {
         expected: u32,
     },
     /// It is no such JSON; the words are the parser's, with line and column.
-    #[error("not a manifest: {0}")]
+    #[error("not the manifest that was expected: {0}")]
     Json(String),
     /// Larger than anything that this program writes.
     #[error("{found} {what}, expected at most {limit}")]

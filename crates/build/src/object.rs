@@ -61,6 +61,16 @@ pub enum ObjectName {
 }
 
 impl ObjectName {
+    /// Every object that a build can have.
+    pub const ALL: [Self; 6] = [
+        Self::Manifest,
+        Self::MemoryHeader,
+        Self::MemoryData,
+        Self::DiskHeader,
+        Self::DiskData,
+        Self::DeviceState,
+    ];
+
     /// The name of its file in the build's directory.
     #[must_use]
     pub const fn file_name(self) -> &'static str {

@@ -67,7 +67,7 @@ pub(crate) async fn serve(options: &Up) -> Result<(), String> {
         StartChoice::Boot => tracing::info!("sandboxes boot, as was asked for"),
     }
     let mut kept = catalog.named_builds().await.map_err(|error| error.to_string())?;
-    kept.extend(crate::warm::names(options, &base, verdict.accel).await?);
+    kept.extend(crate::warm::find(options, &state, &base, verdict.accel).await?.map(|found| found.build));
     node.keep_only(kept).await;
 
     let stop = CancellationToken::new();

@@ -102,11 +102,13 @@ fn builds(store: &Path) -> Result<Builds, String> {
     for build in store.list().map_err(|error| error.to_string())? {
         let Ok(files) = std::fs::read_dir(path.join(build.as_str())) else { continue };
         let bytes = files.flatten().filter_map(|file| file.metadata().ok()).map(|meta| meta.len()).sum();
-        let reads = artifacts::sources(&store, &build).unwrap_or_else(|error| {
-            eprintln!("coldframe: build {build} counts as reading from nothing: {error}");
-            BTreeSet::new()
-        });
-        let owner = artifacts::load_manifest(&store, &build).ok().and_then(|manifest| manifest.owner);
+        let manifest = artifacts::load_manifest(&store, &build);
+        let owner = manifest.as_ref().ok().and_then(|manifest| manifest.owner.clone());
+        let reads =
+            manifest.and_then(|manifest| artifacts::sources(&store, &manifest)).unwrap_or_else(|error| {
+                eprintln!("coldframe: build {build} counts as reading from nothing: {error}");
+                BTreeSet::new()
+            });
         found.insert(build, Stored { bytes, reads, owner });
     }
     Ok(found)

@@ -10,11 +10,22 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use model::PausedSandbox;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 /// Name of the record in a sandbox's directory. It holds the sandbox's tokens: mode 0600.
 pub const PAUSED_FILE: &str = "paused.json";
 /// No record is longer: see the launch file.
 const MAX_BYTES: u64 = 8 << 20;
+
+/// The file: the record's own text, and its checksum. Nothing else would tell another sandbox, build or token from the
+/// right one.
+#[derive(Serialize, Deserialize)]
+struct Envelope<'a> {
+    crc32c: u32,
+    #[serde(borrow)]
+    paused: &'a RawValue,
+}
 
 /// Writes the record of the sandbox directory `dir`; it is on stable storage when this returns, and so is the directory's
 /// own name.
@@ -24,7 +35,9 @@ const MAX_BYTES: u64 = 8 << 20;
 pub fn write_paused(dir: &Path, paused: &PausedSandbox) -> io::Result<()> {
     let (path, new) = (dir.join(PAUSED_FILE), dir.join("paused.new"));
     let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-    file.write_all(&serde_json::to_vec(paused)?)?;
+    let paused = serde_json::value::to_raw_value(paused)?;
+    let crc32c = build::checksum(paused.get().as_bytes());
+    file.write_all(&serde_json::to_vec(&Envelope { crc32c, paused: &paused })?)?;
     file.sync_all()?;
     // Nobody had a reason to sync it when the sandbox was made.
     sync_dir(&dir.join(".."))?;
@@ -37,10 +50,10 @@ pub fn write_paused(dir: &Path, paused: &PausedSandbox) -> io::Result<()> {
     synced
 }
 
-/// The record of the sandbox directory `dir`, if its sandbox was paused.
+/// The record of the sandbox directory `dir`, which is called after its sandbox, if that was paused.
 ///
 /// # Errors
-/// When there is one that cannot be read.
+/// When there is one that cannot be read, or is not what was written.
 pub fn read_paused(dir: &Path) -> io::Result<Option<PausedSandbox>> {
     let path = dir.join(PAUSED_FILE);
     let size = match std::fs::metadata(&path) {
@@ -53,7 +66,19 @@ pub fn read_paused(dir: &Path) -> io::Result<Option<PausedSandbox>> {
     if size > MAX_BYTES {
         return Err(io::Error::other(format!("{size} bytes, more than the {MAX_BYTES} allowed")));
     }
-    Ok(Some(serde_json::from_slice(&std::fs::read(&path)?)?))
+    let bytes = std::fs::read(&path)?;
+    let Envelope { crc32c, paused } = serde_json::from_slice(&bytes)?;
+    let found = build::checksum(paused.get().as_bytes());
+    if found != crc32c {
+        let text = format!("it is damaged: its checksum is {found:08x}, expected {crc32c:08x}");
+        return Err(io::Error::new(ErrorKind::InvalidData, text));
+    }
+    let paused: PausedSandbox = serde_json::from_str(paused.get())?;
+    let id = paused.spec.id.as_str();
+    if dir.file_stem() != Some(id.as_ref()) {
+        return Err(io::Error::new(ErrorKind::InvalidData, format!("it is the record of sandbox {id}")));
+    }
+    Ok(Some(paused))
 }
 
 /// Takes a pause back: the sandbox was killed before anybody was told of it.

@@ -21,6 +21,8 @@
 mod admission;
 mod adopt;
 mod config;
+#[cfg(test)]
+mod damage;
 mod durable;
 mod entry;
 mod fleet;

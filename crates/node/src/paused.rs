@@ -49,6 +49,8 @@ pub(crate) struct Paused {
     sandboxes: PathBuf,
     map: RwLock<HashMap<SandboxId, Kept>>,
     references: Arc<References>,
+    /// What keeps the builds of sandboxes whose record is damaged.
+    unread: Mutex<Vec<Hold>>,
     transitions: Mutex<HashMap<SandboxId, Weak<tokio::sync::Mutex<()>>>>,
 }
 
@@ -66,7 +68,8 @@ impl Paused {
         };
         let map = RwLock::new(records.all().await?.into_iter().map(keep).collect());
         let (store, sandboxes) = (store.to_owned(), sandboxes.to_owned());
-        Ok(Self { records, store, sandboxes, map, references, transitions: Mutex::default() })
+        let (unread, transitions) = (Mutex::default(), Mutex::default());
+        Ok(Self { records, store, sandboxes, map, references, unread, transitions })
     }
 
     pub(crate) fn get(&self, id: &SandboxId) -> Option<Arc<PausedSandbox>> {
@@ -81,6 +84,12 @@ impl Paused {
     pub(crate) fn all(&self) -> Vec<Arc<PausedSandbox>> {
         let map = self.map.read().unwrap_or_else(PoisonError::into_inner);
         map.values().map(|kept| Arc::clone(&kept.paused)).collect()
+    }
+
+    /// Keeps every build that was made of a sandbox, as long as this server runs.
+    pub(crate) fn keep_all_of(&self, id: &SandboxId) {
+        let builds = self.references.hold_all_of(id);
+        self.unread.lock().unwrap_or_else(PoisonError::into_inner).extend(builds);
     }
 
     /// Waits for the right to change what a sandbox is.

@@ -209,7 +209,8 @@ impl References {
 }
 
 impl State {
-    /// None while it cannot be told what a needed one reads from: it might be any of them.
+    /// None while it cannot be told what a held one reads from: it might be any of them. Of one that is only read from,
+    /// nothing but its pages is needed.
     fn unneeded(&self) -> Vec<BuildId> {
         let mut needed: HashSet<&BuildId> = HashSet::new();
         let mut found: Vec<&BuildId> = self.held.keys().collect();
@@ -219,11 +220,11 @@ impl State {
             }
             match self.known.get(build).map(|known| &known.reads) {
                 Some(Some(reads)) => found.extend(reads),
-                Some(None) => {
+                Some(None) if self.held.contains_key(build) => {
                     tracing::error!(%build, "nothing is collected: it cannot be told what this build reads from");
                     return Vec::new();
                 }
-                None => {}
+                Some(None) | None => {}
             }
         }
         self.known.keys().filter(|build| !needed.contains(build)).cloned().collect()
@@ -231,10 +232,11 @@ impl State {
 }
 
 fn known(store: &LocalStore, build: BuildId) -> (BuildId, Known) {
-    let reads = artifacts::sources(store, &build)
-        .inspect_err(|error| tracing::warn!(%build, %error, "it cannot be told what a build reads from"))
-        .ok();
-    let manifest = artifacts::load_manifest(store, &build).ok();
+    let lost =
+        |error: &ArtifactError| tracing::warn!(%build, %error, "it cannot be told what a build reads from");
+    let manifest = artifacts::load_manifest(store, &build).inspect_err(lost).ok();
+    let reads =
+        manifest.as_ref().and_then(|manifest| artifacts::sources(store, manifest).inspect_err(lost).ok());
     let memory = manifest.as_ref().is_none_or(|manifest| manifest.device_state.is_some());
     let owner = manifest.and_then(|manifest| manifest.owner);
     (build, Known { reads, owner, memory })

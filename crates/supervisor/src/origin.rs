@@ -119,6 +119,9 @@ pub(crate) fn identity_of(identity: &vmm::Identity) -> build::VmmIdentity {
 }
 
 #[cfg(test)]
+mod damage;
+
+#[cfg(test)]
 mod tests {
     use build::{PAGE_BYTES, PageSink as _};
     use jiff::Timestamp;
@@ -179,16 +182,6 @@ mod tests {
         fn open_disk(&self) -> Result<Origin, String> {
             open_disk(self.directory.path(), &self.id, SHAPE)
         }
-
-        /// Cuts a byte off an object, or deletes it.
-        fn damage(&self, name: &str, delete: bool) {
-            let path = self.directory.path().join("b1").join(name);
-            let content = std::fs::read(&path).unwrap();
-            std::fs::remove_file(&path).unwrap();
-            if !delete {
-                std::fs::write(&path, &content[..content.len() - 1]).unwrap();
-            }
-        }
     }
 
     #[test]
@@ -199,34 +192,6 @@ mod tests {
         let disk = scene.open_disk().unwrap();
         assert!(disk.saved.is_none() && disk.parent().memory.is_none());
         assert_eq!(disk.parent().build, scene.id);
-    }
-
-    #[test]
-    fn a_damaged_memory_is_told_from_a_damaged_disk() {
-        for (name, delete) in [
-            ("memory.header", true),
-            ("memory.header", false),
-            ("memory.data", true),
-            ("memory.data", false),
-            ("device.state", true),
-            ("device.state", false),
-        ] {
-            let scene = Scene::new(true);
-            scene.damage(name, delete);
-            match scene.open() {
-                Err(Unusable::Memory(why)) => assert!(why.contains(name), "{why}"),
-                other => panic!("{name}: {:?}", other.err()),
-            }
-            assert!(scene.open_disk().is_ok(), "{name}");
-            // Then nothing helps.
-            scene.damage("disk.data", delete);
-            for error in [scene.open().err(), scene.open_disk().err().map(Unusable::Other)] {
-                match error {
-                    Some(Unusable::Other(why)) => assert!(why.contains("disk.data"), "{why}"),
-                    other => panic!("{name}: {other:?}"),
-                }
-            }
-        }
     }
 
     #[test]

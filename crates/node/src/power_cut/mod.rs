@@ -31,6 +31,7 @@ use tokio::runtime::Runtime;
 use disk::{Disk, Loss};
 use recorder::Call;
 use restart::Restarts;
+pub(crate) use story::CatalogRecords;
 use story::{State, Told};
 
 /// Where the process that tells a story does so.

@@ -58,7 +58,7 @@ pub(super) const PAUSES: &[Pause] = &[
 ];
 
 /// The catalog as `coldframe` gives it to the node.
-pub(super) struct CatalogRecords(pub(super) Arc<Catalog>);
+pub(crate) struct CatalogRecords(pub(crate) Arc<Catalog>);
 
 #[async_trait]
 impl Records for CatalogRecords {
