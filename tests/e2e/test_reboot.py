@@ -4,10 +4,8 @@ or because their memory is damaged."""
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Callable
 
 import httpx
@@ -15,28 +13,13 @@ import pytest
 from e2b import Sandbox, SandboxException
 
 from harness.guest import boot_of, output
+from harness.reboots import HEADER, connect, counted
 from harness.server import Server
 from harness.waiting import wait_until
 
-HEADER = "x-coldframe-rebooted"
 METADATA = {"a": "b=c & d"}
-PAGE = 4096
 #: In no memory but that of the sandbox that was told to hold it.
 MARK = b"a secret of the first life"
-
-
-def connect(server: Server, sbx: Sandbox, status: int = 201, **body) -> httpx.Response:
-    with server.api(timeout=120) as api:
-        answer = api.post(f"/v2/sandboxes/{sbx.sandbox_id}/connect", json={"timeout": 900, **body})
-    assert answer.status_code == status, answer.text
-    return answer
-
-
-def counted(server: Server, cause: str) -> int:
-    with server.api() as api:
-        lines = api.get("/metrics").text.splitlines()
-    name = f'coldframe_sandboxes_rebooted_total{{cause="{cause}"}} '
-    return sum(int(line.removeprefix(name)) for line in lines if line.startswith(name))
 
 
 # -- the disk alone ------------------------------------------------------------------------------------------------------
@@ -173,62 +156,6 @@ def test_a_snapshot_of_what_was_rebooted_has_its_memory(server: Server, create: 
 # -- damage --------------------------------------------------------------------------------------------------------------
 
 
-def damage_every_page(path: Path) -> None:
-    size = path.stat().st_size
-    with open(path, "r+b") as file:
-        for at in range(0, size - size // (PAGE // 4 + 1), PAGE):
-            file.seek(at + 7)
-            byte = file.read(1)[0]
-            file.seek(at + 7)
-            file.write(bytes([byte ^ 0x40]))
-
-
-def truncate(path: Path) -> None:
-    os.truncate(path, path.stat().st_size - 5)
-
-
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-DAMAGE = [
-    ("memory.data", os.unlink),
-    ("memory.data", truncate),
-    ("memory.data", damage_every_page),
-    ("memory.header", os.unlink),
-    ("memory.header", truncate),
-    ("memory.header", flip),
-    ("device.state", os.unlink),
-    ("device.state", truncate),
-    ("device.state", flip),
-]
-
-
-@pytest.mark.parametrize(("name", "damage"), DAMAGE, ids=lambda value: getattr(value, "__name__", value))
-def test_a_damaged_memory(server: Server, create: Callable[..., Sandbox], name: str, damage: Callable[[Path], None]):
-    sbx = create(timeout=900, metadata=METADATA)
-    boot = boot_of(sbx)
-    sbx.files.write("/home/user/kept", "kept")
-    sbx.pause()
-    reboots = counted(server, "damaged")
-    damage(server.newest_build(sbx.sandbox_id) / name)
-    answer = connect(server, sbx)
-    reason = answer.headers[HEADER]
-    assert "memory is damaged" in reason and name in reason and len(reason) <= 300, reason
-    assert answer.json()["envdAccessToken"] == sbx._envd_access_token
-    assert counted(server, "damaged") == reboots + 1
-    assert sbx.sandbox_id in server.log() and "booting from the disk" in server.log()
-    assert boot_of(sbx) != boot
-    assert (sbx.files.read("/home/user/kept"), sbx.get_info().metadata) == ("kept", METADATA)
-    # And from here on everything is as ever.
-    sbx.commands.run("echo again > /dev/shm/mark")
-    sbx.pause()
-    assert HEADER not in connect(server, sbx).headers
-    assert output(sbx, "cat /dev/shm/mark") == "again"
-
-
 #: A thousand pages in memory, no two the same and each there once.
 _PAGES = """python3 -c '
 import hashlib
@@ -277,21 +204,6 @@ def test_a_sandbox_that_is_made_from_a_snapshot_with_a_damaged_memory(server: Se
         made.kill()
     finally:
         Sandbox.delete_snapshot(snapshot, **server.sdk())
-
-
-@pytest.mark.parametrize("mode", ["full", "filesystem"])
-@pytest.mark.parametrize(("name", "damage"), [("disk.data", os.unlink), ("disk.data", truncate), ("disk.header", flip)])
-def test_a_damaged_disk(server: Server, create: Callable[..., Sandbox], mode: str, name: str, damage: Callable[[Path], None]):
-    sbx = create(timeout=900)
-    sbx.commands.run("head -c 1M /dev/urandom > file")
-    sbx.pause(mode=mode)
-    damage(server.newest_build(sbx.sandbox_id) / name)
-    for memory in (True, False):
-        text = connect(server, sbx, status=500, memory=memory).json()["message"]
-        assert name in text and ("expected" in text or "does not exist" in text or "damaged" in text), text
-    assert server.state_of(sbx.sandbox_id) == "paused"
-    assert sbx.kill() is True
-    assert server.state_of(sbx.sandbox_id) is None
 
 
 # -- traffic -------------------------------------------------------------------------------------------------------------
