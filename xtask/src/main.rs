@@ -6,11 +6,13 @@
 
 mod build;
 mod command;
+mod fuzz;
 mod packages;
 mod paths;
 mod preconditions;
 mod prepush;
 mod steps;
+mod tools;
 mod up;
 
 use std::process::ExitCode;
@@ -39,6 +41,12 @@ enum Command {
     },
     /// What CI runs; the same as `test`.
     Prepush,
+    /// Run every fuzz target; see fuzz/README.md.
+    Fuzz {
+        /// How long each runs.
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+    },
     /// Build the guest's programs and the release binary.
     Build,
 }
@@ -51,6 +59,7 @@ fn main() -> ExitCode {
         Command::Up { options } => up::run(&options),
         Command::Test { only } => prepush::run(&only),
         Command::Prepush => prepush::run(&[]),
+        Command::Fuzz { seconds } => fuzz::run(seconds),
         Command::Build => packages::ensure(packages::BUILD).and_then(|()| build::all()),
     };
     match outcome {

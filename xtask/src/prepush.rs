@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use crate::command::{capture, show, succeeds};
 use crate::steps::step;
-use crate::{Outcome, build, packages, paths, preconditions};
+use crate::{Outcome, build, packages, paths, preconditions, tools};
 
 /// The JS SDK needs this one; Debian 12 has an older.
 const NODE_MAJOR: u32 = 20;
@@ -51,7 +51,9 @@ pub(crate) fn run(only: &[String]) -> Outcome {
 }
 
 fn format() -> Outcome {
-    show(build::cargo().args(["fmt", "--all", "--check"]))
+    show(build::cargo().args(["fmt", "--all", "--check"]))?;
+    // A workspace of its own.
+    show(build::cargo().args(["fmt", "--check", "--manifest-path", "fuzz/Cargo.toml"]))
 }
 
 fn clippy() -> Outcome {
@@ -68,19 +70,7 @@ fn clippy() -> Outcome {
 
 /// Licences, bans and sources. Advisories need a database that is not a package registry's; see deny.toml.
 fn licences() -> Outcome {
-    let tools = paths::cache().join("tools");
-    let program = tools.join("bin/cargo-deny");
-    if !program.exists() {
-        step("building cargo-deny, once", || {
-            let target = paths::cache().join("tools-target");
-            capture(
-                build::cargo()
-                    .args(["install", "--quiet", "--locked", "cargo-deny", "--root"])
-                    .arg(&tools)
-                    .env("CARGO_TARGET_DIR", target),
-            )
-        })?;
-    }
+    let program = tools::cargo("cargo-deny")?;
     show(Command::new(program).current_dir(paths::repository()).args([
         "--log-level",
         "error",
