@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use build::{FormatError, MergeError};
+use build::{FormatError, MergeError, ReadError};
 use model::BuildId;
 
 /// Something is wrong with a build or its store. The text names the object, and what to expect of it.
@@ -125,6 +125,21 @@ impl ArtifactError {
     pub(crate) fn object(action: &'static str, object: &str) -> impl FnOnce(io::Error) -> Self + use<> {
         let object = object.to_owned();
         move |source| Self::Io { action, object, source }
+    }
+}
+
+impl From<ReadError> for ArtifactError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Io { object, source, .. } => Self::Io { action: "read", object, source },
+            ReadError::Damaged { object, offset, found, expected } => {
+                Self::Damaged { object, offset, found, expected }
+            }
+            outside @ ReadError::Outside { .. } => {
+                let source = io::Error::new(io::ErrorKind::InvalidInput, outside);
+                Self::Io { action: "read", object: "an image".to_owned(), source }
+            }
+        }
     }
 }
 

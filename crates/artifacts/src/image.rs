@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use build::{
-    Header, Located, MAX_HEADER_BYTES, Manifest, ObjectKind, ObjectName, PAGE_BYTES, Pages, ReadError, Run,
+    Header, Index, Located, MAX_HEADER_BYTES, Manifest, ObjectKind, ObjectName, PAGE_BYTES, Pages, ReadError, Run,
     SUM_BYTES, Source, checksum, data_object_bytes,
 };
 use model::BuildId;
@@ -16,10 +16,11 @@ const PAGE: usize = 4096;
 const SUM: usize = size_of::<u32>();
 
 /// An image of a published build. Opening it reads its header and the page checksums of its sources; pages are read when
-/// they are asked for, and each is verified. It keeps 4 bytes for every page that a source has, and one open file per
-/// source.
+/// they are asked for, and each is verified. It keeps 4 bytes for every page that a source has, as many
+/// for 16 pages of its own, and one open file per source.
 pub struct Image {
     header: Header,
+    index: Index,
     sources: Vec<OpenSource>,
 }
 
@@ -51,7 +52,13 @@ impl Image {
             .iter()
             .map(|source| OpenSource::open(store, source, kind))
             .collect::<Result<_, _>>()?;
-        Ok(Self { header, sources })
+        Ok(Self { index: Index::of(&header), header, sources })
+    }
+
+    /// Where a page is.
+    #[must_use]
+    pub fn locate(&self, page: u64) -> Located {
+        self.index.lookup(&self.header, page)
     }
 
     /// Where its pages are.
@@ -61,7 +68,11 @@ impl Image {
     }
 }
 
-fn load_header(store: &dyn Store, build: &BuildId, kind: ObjectKind) -> Result<Header, ArtifactError> {
+/// Reads where the pages of an image are.
+///
+/// # Errors
+/// When it cannot be read, is damaged or something else.
+pub fn load_header(store: &dyn Store, build: &BuildId, kind: ObjectKind) -> Result<Header, ArtifactError> {
     let object = || label(build, kind.header());
     let bytes = read_whole(store, build, kind.header(), MAX_HEADER_BYTES)?;
     let header =
@@ -163,14 +174,14 @@ impl Pages for Image {
     }
 
     fn run(&self, page: u64) -> Run {
-        match self.header.lookup(page) {
+        match self.locate(page) {
             Located::Zero { pages } => Run::Zero(pages),
             Located::Data { pages, .. } => Run::Data(pages),
         }
     }
 
     fn sum(&self, page: u64) -> Option<u32> {
-        match self.header.lookup(page) {
+        match self.locate(page) {
             Located::Data { source, at, .. } => self.sources.get(source)?.sum(at),
             Located::Zero { .. } => None,
         }
@@ -184,7 +195,7 @@ impl Pages for Image {
             return Err(ReadError::Outside { first, end, pages });
         }
         while !buffer.is_empty() {
-            let located = self.header.lookup(page);
+            let located = self.locate(page);
             let (Located::Zero { pages } | Located::Data { pages, .. }) = located;
             let count = pages.min((buffer.len() / PAGE) as u64);
             let (part, rest) =

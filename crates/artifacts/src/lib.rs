@@ -8,19 +8,25 @@
 //! store's directory is synced. Only after that is publication reported.
 #![forbid(unsafe_code)]
 
+mod compaction;
 mod durable;
 mod error;
 mod image;
 mod local;
+mod plan;
 #[cfg(test)]
 mod power_cut;
 mod staged;
 mod store;
+mod usage;
 mod writer;
 
+pub use compaction::{Compacted, Compaction};
 pub use error::{ArtifactError, is_loss};
-pub use image::{Image, check, sources};
+pub use image::{Image, check, load_header, sources};
 pub use local::LocalStore;
+pub use plan::{FEW, LIVE_PER_DEAD, MANY, SPARE, plan};
 pub use staged::Staged;
 pub use store::{MAX_BLOB_BYTES, Object, Store, load_blob, load_manifest};
+pub use usage::{Usage, stored_bytes, usage};
 pub use writer::ImageWriter;

@@ -31,8 +31,9 @@ const WRITEBACK: u64 = 2 << 20;
 /// sync would wait as long.
 const UNWRITTEN: u64 = 16 << 20;
 
-/// An image may need this many builds. With one more, pages are taken over from the smallest until few are left, so that
-/// an image at the end of a long row of pauses is opened like the first one.
+/// An image may need this many builds. With one more, pages are taken over from the smallest until few are left. That is the
+/// exception: [compaction](crate::plan()) keeps them fewer as long as there is time for it. But a sandbox that is woken as soon
+/// as it is paused never leaves any, and a bound on open files has to hold for that one, too.
 const MOST_SOURCES: usize = 48;
 /// How many builds are left then, beside the new one.
 const KEPT_SOURCES: usize = 15;

@@ -12,10 +12,7 @@ impl Header {
     /// Where the number is let grow to a multiple of `keep` before that, a page is copied a logarithmic number of times
     /// however long the row of pauses is.
     pub fn fold(&mut self, keep: usize) -> Vec<Range<u64>> {
-        let mut used: Vec<(u64, usize)> = (0..self.sources.len()).map(|index| (0, index)).collect();
-        for extent in &self.extents {
-            used[extent.source as usize].0 += u64::from(extent.pages);
-        }
+        let mut used: Vec<(u64, usize)> = self.used_pages().into_iter().zip(0..).collect();
         used.retain(|(_, index)| self.sources[*index].build != self.build);
         used.sort_unstable();
         used.truncate(used.len().saturating_sub(keep));

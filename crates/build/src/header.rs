@@ -1,5 +1,7 @@
 //! Where the pages of an image are.
 
+use std::ops::Range;
+
 use model::BuildId;
 
 use crate::ObjectKind;
@@ -136,13 +138,29 @@ impl Header {
         self.extents.iter().map(|extent| u64::from(extent.pages)).sum()
     }
 
+    /// How many pages the image needs of each of its sources.
+    #[must_use]
+    pub fn used_pages(&self) -> Vec<u64> {
+        let mut used = vec![0; self.sources.len()];
+        for extent in &self.extents {
+            used[extent.source as usize] += u64::from(extent.pages);
+        }
+        used
+    }
+
     /// Where `page` is. Outside of the image there is one zero page at a time.
     #[must_use]
     pub fn lookup(&self, page: u64) -> Located {
+        self.lookup_among(0..self.extents.len(), page)
+    }
+
+    /// The same for a page that lies behind all extents before those, and before all extents after them.
+    pub(crate) fn lookup_among(&self, extents: Range<usize>, page: u64) -> Located {
         if page >= self.pages {
             return Located::Zero { pages: 1 };
         }
-        let next = self.extents.partition_point(|extent| u64::from(extent.first) <= page);
+        let among = self.extents.get(extents.clone()).unwrap_or_default();
+        let next = extents.start + among.partition_point(|extent| u64::from(extent.first) <= page);
         if let Some(extent) = next.checked_sub(1).and_then(|index| self.extents.get(index))
             && page < extent.end()
         {

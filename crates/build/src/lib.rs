@@ -20,6 +20,7 @@ mod codec;
 mod error;
 mod fold;
 mod header;
+mod index;
 mod manifest;
 mod merge;
 mod object;
@@ -27,6 +28,7 @@ mod pages;
 
 pub use error::{FormatError, MergeError};
 pub use header::{Extent, Header, Located, MAX_EXTENTS, MAX_HEADER_BYTES, MAX_PAGES, MAX_SOURCES, Source};
+pub use index::Index;
 pub use manifest::{
     BlobInfo, BootFiles, MAX_MANIFEST_BYTES, MAX_WORKING_SET, Manifest, ObjectInfo, VmmIdentity,
 };

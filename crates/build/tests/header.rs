@@ -7,7 +7,9 @@
 
 use std::ops::Range;
 
-use build::{Diff, FormatError, Header, Located, MergeError, ObjectKind, PAGE_BYTES, data_object_bytes};
+use build::{
+    Diff, FormatError, Header, Index, Located, MergeError, ObjectKind, PAGE_BYTES, data_object_bytes,
+};
 use model::BuildId;
 use proptest::prelude::*;
 
@@ -79,6 +81,10 @@ fn assert_same(header: &Header, model: &Model, objects: &Objects) {
         let generation: usize = build.as_str().strip_prefix("build").unwrap().parse().unwrap();
         &objects[generation]
     };
+    let index = Index::of(header);
+    for page in (0..model.len() as u64 + 40).chain([u64::from(u32::MAX), u64::MAX]) {
+        assert_eq!(index.lookup(header, page), header.lookup(page), "page {page} of {header:?}");
+    }
     for page in 0..model.len() {
         // What is said of the pages after it is true of each.
         let (end, after) = match header.lookup(page as u64) {

@@ -59,7 +59,17 @@ pub(crate) fn read(image: &Image, first: usize, pages: usize) -> Vec<u8> {
 
 impl Scene {
     pub(crate) fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        Self::with(tempfile::tempdir().unwrap())
+    }
+
+    /// Where syncing costs nothing, if there is such a place.
+    pub(crate) fn in_memory() -> Self {
+        let memory = Path::new("/dev/shm");
+        let directory = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+        Self::with(directory.unwrap())
+    }
+
+    fn with(directory: tempfile::TempDir) -> Self {
         let store = LocalStore::open(directory.path()).unwrap();
         Self { directory, store }
     }
