@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use build::{
-    Header, Index, Located, MAX_HEADER_BYTES, Manifest, ObjectKind, ObjectName, PAGE_BYTES, Pages, ReadError, Run,
-    SUM_BYTES, Source, checksum, data_object_bytes,
+    Header, Index, Located, MAX_HEADER_BYTES, Manifest, ObjectKind, ObjectName, PAGE_BYTES, Pages, ReadError,
+    Run, SUM_BYTES, Source, checksum, data_object_bytes,
 };
 use model::BuildId;
 

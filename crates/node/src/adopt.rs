@@ -237,6 +237,10 @@ pub(crate) async fn follow(
     references.collect().await;
     drop(room);
     drop(released);
+    // Only now: whoever waits for the sandbox comes first.
+    if node.shared.paused.get(id).is_some() {
+        node.shared.waiting.tell(id);
+    }
 }
 
 impl Node {

@@ -20,6 +20,7 @@
 
 mod admission;
 mod adopt;
+mod compaction;
 mod config;
 #[cfg(test)]
 mod damage;

@@ -6,6 +6,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use crate::compaction::Outcome;
 use crate::reboot::Cause;
 
 /// Why a sandbox ended, as a label.
@@ -20,6 +21,12 @@ struct RebootCause {
     cause: &'static str,
 }
 
+/// What came of a compaction, as a label.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CompactionOutcome {
+    outcome: &'static str,
+}
+
 /// What a node counts. Cheap to clone: the clones count together.
 #[derive(Debug, Clone, Default)]
 pub struct NodeMetrics {
@@ -28,6 +35,8 @@ pub struct NodeMetrics {
     rebooted: Family<RebootCause, Counter>,
     running: Gauge,
     forced: Counter,
+    compactions: Family<CompactionOutcome, Counter>,
+    compacted: Counter,
 }
 
 impl NodeMetrics {
@@ -45,6 +54,16 @@ impl NodeMetrics {
             "coldframe_cgroup_forced_removals",
             "Control groups that were still busy when their sandbox had ended",
             self.forced.clone(),
+        );
+        registry.register(
+            "coldframe_compactions",
+            "Builds of paused sandboxes that were made again to free space, by outcome",
+            self.compactions.clone(),
+        );
+        registry.register(
+            "coldframe_compacted_bytes",
+            "Bytes of pages that compactions wrote again",
+            self.compacted.clone(),
         );
     }
 
@@ -77,6 +96,21 @@ impl NodeMetrics {
 
     pub(crate) fn rebooted(&self, cause: &Cause) {
         self.rebooted.get_or_create(&RebootCause { cause: cause.label() }).inc();
+    }
+
+    pub(crate) fn compacted(&self, outcome: Outcome) {
+        let outcome = match outcome {
+            Outcome::Committed { copied } => {
+                self.compacted.inc_by(copied);
+                "committed"
+            }
+            Outcome::Overtaken => "overtaken",
+        };
+        self.compactions.get_or_create(&CompactionOutcome { outcome }).inc();
+    }
+
+    pub(crate) fn compaction_failed(&self) {
+        self.compactions.get_or_create(&CompactionOutcome { outcome: "failed" }).inc();
     }
 
     pub(crate) fn cgroup_forced(&self) {

@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::Admission;
+use crate::compaction::Waiting;
 use crate::config::{Builds, NodeConfig};
 use crate::entry::Entry;
 use crate::machines::Machines;
@@ -75,12 +76,14 @@ pub(crate) struct Shared {
     pub(crate) paused: Paused,
     pub(crate) warm: Warm,
     pub(crate) machines: Machines,
+    /// The paused sandboxes whose builds may be worth compacting.
+    pub(crate) waiting: Waiting,
     /// Builds that sandboxes are made from: templates and snapshots.
     kept: Mutex<HashMap<BuildId, Hold>>,
     sandboxes: RwLock<HashMap<SandboxId, Arc<Entry>>>,
     ended: broadcast::Sender<SandboxId>,
     stop: CancellationToken,
-    /// Keep the slots and the machines filled until `stop`.
+    /// Keep the slots and the machines filled, and builds compact, until `stop`.
     fillers: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -135,6 +138,7 @@ impl Node {
                 paused,
                 warm: Warm::default(),
                 machines,
+                waiting: Waiting::default(),
                 kept: Mutex::default(),
                 sandboxes: RwLock::default(),
                 ended: broadcast::channel(ENDED_QUEUE).0,
@@ -149,6 +153,7 @@ impl Node {
         let filling = [
             tokio::spawn(async move { slots.keep_filled(&stop).await }),
             tokio::spawn(crate::machines::keep_filled(node.clone(), node.shared.stop.clone())),
+            tokio::spawn(crate::compaction::keep_compact(node.clone(), node.shared.stop.clone())),
         ];
         node.fillers().extend(filling);
         Ok(node)
@@ -161,7 +166,7 @@ impl Node {
         self.shared.admission.close();
         let fillers = std::mem::take(&mut *self.fillers());
         for error in join_all(fillers).await.into_iter().filter_map(Result::err) {
-            tracing::error!(%error, "making network slots or machines had failed");
+            tracing::error!(%error, "making network slots or machines, or compacting, had failed");
         }
         self.shared.machines.drain(&self.shared.releaser).await;
         self.shared.slots.drain().await;

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 
 use artifacts::LocalStore;
 use async_trait::async_trait;
-use model::{EndReason, PausedSandbox, SandboxId};
+use model::{BuildId, EndReason, PausedSandbox, SandboxId};
 
 use crate::references::{Hold, References};
 
@@ -74,6 +74,11 @@ impl Paused {
 
     pub(crate) fn get(&self, id: &SandboxId) -> Option<Arc<PausedSandbox>> {
         self.map.read().unwrap_or_else(PoisonError::into_inner).get(id).map(|kept| Arc::clone(&kept.paused))
+    }
+
+    /// Where the builds are.
+    pub(crate) fn store(&self) -> &Path {
+        &self.store
     }
 
     /// What keeps builds.
@@ -144,6 +149,35 @@ impl Paused {
                 }
             },
         }
+    }
+
+    /// Has a record name another build of the same content in place of `from`. Whether it does: not when the record is
+    /// another one by now. The new one is durable when this returns; the builds that only the old one needed can be
+    /// collected then. Nothing of the sandbox runs, and its caller holds the transition.
+    pub(crate) async fn exchange(
+        &self,
+        _: &Transition,
+        id: &SandboxId,
+        from: &BuildId,
+        into: Hold,
+    ) -> Result<bool, String> {
+        let Some(now) = self.get(id).filter(|now| now.build == *from) else { return Ok(false) };
+        // The directory of the sandbox may hold the record of the pause, which names the old build and is believed at the
+        // next start. It has to be gone, and for good.
+        if self.sandboxes.join(id.as_str()).try_exists().map_err(|error| error.to_string())? {
+            return Ok(false);
+        }
+        self.keep_removals().await.map_err(|error| format!("removing its record for good: {error}"))?;
+        let paused = Arc::new(PausedSandbox { build: into.build().clone(), ..PausedSandbox::clone(&now) });
+        if let Err(error) = self.records.put(&paused).await {
+            // What the catalog says now cannot be told: both builds are kept, until a server asks it the next time.
+            std::mem::forget(into);
+            return Err(format!("writing its record: {error}"));
+        }
+        let kept = Kept { paused, _build: into };
+        let before = self.map.write().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), kept);
+        drop(before);
+        Ok(true)
     }
 
     /// Deletes a sandbox's record and its builds. Whether there was one.

@@ -1,8 +1,9 @@
 //! Which builds are needed, and the end of those that are not.
 //!
 //! A build is needed while somebody holds it: a sandbox that runs from it, the record of one that is paused into it, a
-//! template or a snapshot that sandboxes are made from. So is every build that a needed one reads from. Nothing else
-//! decides, so whoever stops needing a build lets go of it and has the rest collected.
+//! template or a snapshot that sandboxes are made from. So is every build that a held one reads from, and no other: a header
+//! is complete, so what those had been made of does not matter. Nothing else decides, so whoever stops needing a build lets
+//! go of it and has the rest collected.
 //!
 //! Only builds that are known are collected. One becomes known when the server starts, or when it is entered by whoever
 //! had it made and holds it: a build that is published at this moment, and that nobody has heard of, is safe. So is one that
@@ -151,6 +152,17 @@ impl References {
         self.state().known.contains_key(build)
     }
 
+    /// The builds that are needed for nothing but a build that is held. None when that cannot be told.
+    pub(crate) fn only_for(&self, build: &BuildId) -> BTreeSet<BuildId> {
+        let state = self.state();
+        let ours = state.needed_by(std::iter::once(build));
+        let theirs = state.needed_by(state.held.keys().filter(|held| *held != build));
+        match (ours, theirs) {
+            (Ok(ours), Ok(theirs)) => ours.difference(&theirs).map(|build| (*build).clone()).collect(),
+            _ => BTreeSet::new(),
+        }
+    }
+
     /// Why nothing can go on with the memory of a build, as far as that is known.
     pub(crate) fn unusable(&self, build: &BuildId) -> Option<Cause> {
         let state = self.state();
@@ -212,22 +224,30 @@ impl State {
     /// None while it cannot be told what a held one reads from: it might be any of them. Of one that is only read from,
     /// nothing but its pages is needed.
     fn unneeded(&self) -> Vec<BuildId> {
-        let mut needed: HashSet<&BuildId> = HashSet::new();
-        let mut found: Vec<&BuildId> = self.held.keys().collect();
-        while let Some(build) = found.pop() {
-            if !needed.insert(build) {
-                continue;
-            }
-            match self.known.get(build).map(|known| &known.reads) {
-                Some(Some(reads)) => found.extend(reads),
-                Some(None) if self.held.contains_key(build) => {
-                    tracing::error!(%build, "nothing is collected: it cannot be told what this build reads from");
-                    return Vec::new();
-                }
-                Some(None) | None => {}
+        match self.needed_by(self.held.keys()) {
+            Ok(needed) => self.known.keys().filter(|build| !needed.contains(build)).cloned().collect(),
+            Err(build) => {
+                tracing::error!(%build, "nothing is collected: it cannot be told what this build reads from");
+                Vec::new()
             }
         }
-        self.known.keys().filter(|build| !needed.contains(build)).cloned().collect()
+    }
+
+    /// Some builds, and those that they read from. The error is one of which that cannot be told.
+    fn needed_by<'a>(
+        &'a self,
+        builds: impl Iterator<Item = &'a BuildId>,
+    ) -> Result<HashSet<&'a BuildId>, &'a BuildId> {
+        let mut needed = HashSet::new();
+        for build in builds {
+            needed.insert(build);
+            match self.known.get(build).map(|known| &known.reads) {
+                Some(Some(reads)) => needed.extend(reads),
+                Some(None) => return Err(build),
+                None => {}
+            }
+        }
+        Ok(needed)
     }
 }
 
@@ -244,6 +264,8 @@ fn known(store: &LocalStore, build: BuildId) -> (BuildId, Known) {
 
 #[cfg(test)]
 mod tests {
+    use artifacts::Compaction;
+
     use super::*;
     use crate::power_cut::builds::Pause;
 
@@ -287,6 +309,44 @@ mod tests {
         drop(again);
         references.collect().await;
         assert!(left(&store).is_empty());
+    }
+
+    #[tokio::test]
+    async fn only_what_is_read_directly_is_needed() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(directory.path()).unwrap();
+        publish(&store, &[FIRST, SECOND, THIRD]);
+        // The third again, without pages of the first: what the second was made of does not matter to it.
+        let (third, again, without) = (THIRD.build(), "again".parse().unwrap(), [FIRST.build()].into());
+        let compaction =
+            Compaction { store: &store, from: &third, into: &again, without: &without, wanted: &|| true };
+        compaction.run().unwrap();
+        let references = References::load(directory.path()).await.unwrap();
+        references.complete();
+        let _again = references.hold(&again);
+        references.collect().await;
+        assert_eq!(left(&store), ["again", "one2"]);
+        THIRD.is_whole_in(&store, &again).unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_others_need_too_is_not_for_one_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(directory.path()).unwrap();
+        publish(&store, &[FIRST, SECOND, THIRD, OTHER]);
+        let references = References::load(directory.path()).await.unwrap();
+        let only = || -> Vec<String> {
+            references.only_for(&THIRD.build()).iter().map(ToString::to_string).collect()
+        };
+        let third = [references.hold(&THIRD.build()), references.hold(&THIRD.build())];
+        assert_eq!(only(), ["one1", "one2", "one3"]);
+        let (_other, first) = (references.hold(&OTHER.build()), references.hold(&FIRST.build()));
+        assert_eq!(only(), ["one2", "one3"]);
+        let second = references.hold(&SECOND.build());
+        drop(first);
+        assert_eq!(only(), ["one3"]);
+        drop((second, third));
+        assert_eq!(only(), ["one1", "one2", "one3"]);
     }
 
     #[tokio::test]

@@ -47,6 +47,8 @@ impl Node {
         self.shared.kept().extend(builds.iter().map(|build| (build.clone(), references.hold(build))));
         references.complete();
         references.collect().await;
+        // A predecessor may have had no time for them.
+        self.shared.paused.all().iter().for_each(|paused| self.shared.waiting.tell(&paused.spec.id));
     }
 
     /// Starts a machine and makes it the build `snapshot`, before anybody uses it, as soon as its guest daemon answers.

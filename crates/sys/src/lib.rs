@@ -1,5 +1,6 @@
 //! The few system calls that need unsafe code, each behind a safe function.
 
+pub mod background;
 pub mod child;
 pub mod entropy;
 pub mod freeze;

@@ -104,15 +104,19 @@ impl Pause {
 
     /// Whether the sandbox can be resumed from the build as it was: every page and every byte is read and compared.
     pub(crate) fn is_whole(self, store: &LocalStore) -> Result<(), String> {
-        let build = self.build();
-        let manifest = load_manifest(store, &build).map_err(|error| error.to_string())?;
+        self.is_whole_in(store, &self.build())
+    }
+
+    /// The same for another build that is to have the same content.
+    pub(crate) fn is_whole_in(self, store: &LocalStore, build: &BuildId) -> Result<(), String> {
+        let manifest = load_manifest(store, build).map_err(|error| error.to_string())?;
         let info = manifest.device_state.ok_or("it has no device state")?;
-        let state = load_blob(store, &build, ObjectName::DeviceState, &info);
-        if state.map_err(|error| error.to_string())? != build.as_str().as_bytes() {
+        let state = load_blob(store, build, ObjectName::DeviceState, &info);
+        if state.map_err(|error| error.to_string())? != self.build().as_str().as_bytes() {
             return Err("its device state is another's".into());
         }
         for (kind, pages) in IMAGES {
-            let image = Image::open(store, &build, kind).map_err(|error| error.to_string())?;
+            let image = Image::open(store, build, kind).map_err(|error| error.to_string())?;
             let mut bytes = vec![0; pages * PAGE];
             image.read(0, &mut bytes).map_err(|error| error.to_string())?;
             for (page, found) in bytes.chunks(PAGE).enumerate() {

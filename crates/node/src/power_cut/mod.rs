@@ -185,7 +185,11 @@ fn told_last(moments: &[Moment]) -> Vec<(&str, u8)> {
 fn every_pause_survives_a_power_cut_at_any_moment() {
     let moments = watch(OF_A_HOST, |_| {}, None);
     let paused: Vec<_> = told_last(&moments).into_iter().filter(|(_, number)| *number != 0).collect();
-    assert_eq!(paused, [("bystander", 1), ("copied", 3), ("twice", 2)], "the story was told to its end");
+    assert_eq!(
+        paused,
+        [("bystander", 1), ("compacted", 2), ("copied", 3), ("twice", 2)],
+        "the story was told to its end"
+    );
     cut(&moments);
 }
 

@@ -1,12 +1,12 @@
 //! A server that starts on what a power cut left.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use artifacts::LocalStore;
+use artifacts::{LocalStore, Store};
 use async_trait::async_trait;
 use catalog::{Catalog, CatalogError};
 use model::{BuildId, PausedSandbox, SandboxId};
@@ -86,15 +86,19 @@ impl Restarts {
         let (paused, _kept) = self.runtime.block_on(start);
 
         let records = kept.0.lock().unwrap().clone();
+        // From here on the server deletes what nobody needs.
+        self.runtime.block_on(paused.references().collect());
         let store = LocalStore::open(&state.store()).unwrap();
         for (sandbox, promise) in promises {
             let id: SandboxId = sandbox.parse().unwrap();
             let recorded = records.get(&id).map(|record| &record.build);
             let now = paused.get(&id);
             assert_eq!(now.as_ref().map(|now| &now.build), recorded, "the server says what the catalog says");
+            // Its build may have been made again under another name.
+            let number = records.get(&id).map(|record| &record.spec.metadata["pause"]);
             let is = |pause: &&Pause| {
-                let build = pause.build();
-                pause.sandbox == sandbox && (recorded == Some(&build) || named.contains(&build))
+                let named = named.contains(&pause.build());
+                pause.sandbox == sandbox && (named || Some(&pause.number.to_string()) == number)
             };
             let pause = PAUSES.iter().find(is);
             let number = pause.map_or(0, |pause| pause.number);
@@ -104,11 +108,25 @@ impl Restarts {
             let Some(pause) = pause else { continue };
             let text = |record: &PausedSandbox| serde_json::to_string(record).unwrap();
             if let Some(record) = records.get(&id)
-                && text(record) != text(&pause.record())
+                && text(record) != text(&PausedSandbox { build: record.build.clone(), ..pause.record() })
             {
                 return Err(format!("the record of {sandbox} is {}", text(record)));
             }
-            pause.is_whole(&store).map_err(|error| format!("{sandbox} at pause {number}: {error}"))?;
+            let build = recorded.cloned().unwrap_or_else(|| pause.build());
+            let whole = pause.is_whole_in(&store, &build);
+            whole.map_err(|error| format!("{sandbox} at pause {number}: {error}"))?;
+        }
+        let mut needed = BTreeSet::new();
+        for build in records.values().map(|record| &record.build).chain(&named) {
+            let read = artifacts::load_manifest(&store, build)
+                .and_then(|manifest| artifacts::sources(&store, &manifest))
+                .map_err(|error| error.to_string())?;
+            needed.extend(read);
+            needed.insert(build.clone());
+        }
+        let left: BTreeSet<BuildId> = store.list().unwrap().into_iter().collect();
+        if left != needed {
+            return Err(format!("{left:?} are left, and {needed:?} are needed"));
         }
         let unknown = records.keys().find(|id| !promises.contains_key(id.as_str()));
         unknown.map_or(Ok(()), |id| Err(format!("{id} was never paused")))

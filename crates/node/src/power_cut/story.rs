@@ -13,6 +13,7 @@ use model::{BuildId, EndReason, PausedSandbox, SandboxId};
 
 use super::builds::Pause;
 use crate::adopt::enter_pauses;
+use crate::compaction::{Outcome, make_again};
 use crate::durable::keep_names;
 use crate::paused::{Paused, Records};
 use crate::references::Hold;
@@ -29,6 +30,9 @@ const TAKEN_BACK: Pause = Pause { number: 2, needs: &[1], ..KILLED };
 const TWICE: Pause = Pause { sandbox: "twice", number: 1, needs: &[] };
 const TWICE_MORE: Pause = Pause { number: 2, needs: &[1], ..TWICE };
 const FORGOTTEN: Pause = Pause { sandbox: "forgotten", number: 1, needs: &[] };
+/// Its build is made again after the second pause.
+const COMPACTED: Pause = Pause { sandbox: "compacted", number: 1, needs: &[] };
+const COMPACTED_MORE: Pause = Pause { number: 2, needs: &[1], ..COMPACTED };
 const UNRECORDED: Pause = Pause { sandbox: "unrecorded", number: 1, needs: &[] };
 const UNLUCKY: Pause = Pause { sandbox: "unlucky", number: 1, needs: &[] };
 /// Snapshots of one that runs, each in the place of the one before, and what it becomes next.
@@ -49,6 +53,8 @@ pub(super) const PAUSES: &[Pause] = &[
     TWICE,
     TWICE_MORE,
     FORGOTTEN,
+    COMPACTED,
+    COMPACTED_MORE,
     UNRECORDED,
     UNLUCKY,
     COPIED,
@@ -191,6 +197,15 @@ impl Host {
         self.settle(pause, EndReason::Paused(pause.build())).await;
     }
 
+    /// Makes the build of a paused sandbox again without those of some pauses.
+    async fn compact(&self, pause: Pause, without: &[Pause]) {
+        let without = without.iter().map(|pause| pause.build()).collect();
+        let (id, idle) = (pause.sandbox.parse().unwrap(), Arc::new(|| true));
+        let outcome = make_again(&self.paused, &id, &pause.build(), without, idle).await.unwrap();
+        assert!(matches!(outcome, Outcome::Committed { .. }));
+        assert_ne!(self.paused.get(&id).unwrap().build, pause.build());
+    }
+
     /// Deletes a sandbox that is paused.
     async fn kill(&mut self, pause: Pause) {
         self.told.may_be(pause.sandbox, 0);
@@ -285,6 +300,11 @@ pub(super) async fn of_a_host(state: State, told: Told) {
     host.commit(TWICE);
     host.commit(TWICE_MORE);
     host.settle(TWICE_MORE, EndReason::Paused(TWICE_MORE.build())).await;
+
+    // Its build is made again without the first, in the background. Nobody is told, and nothing changes.
+    host.pause(COMPACTED).await;
+    host.pause(COMPACTED_MORE).await;
+    host.compact(COMPACTED_MORE, &[COMPACTED]).await;
 
     // A pause that cannot be recorded.
     host.told.may_be(UNRECORDED.sandbox, UNRECORDED.number);
