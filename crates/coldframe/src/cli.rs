@@ -312,6 +312,18 @@ pub(crate) enum Bench {
         #[arg(long, default_value_t = 8)]
         rounds: usize,
     },
+    /// Opening and reading an image at the end of a long row of pauses, against the end of a short one.
+    Depth {
+        /// Where the builds are stored meanwhile; by default where temporary files are.
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+        /// The size of the image.
+        #[arg(long, default_value_t = 256, value_name = "MIB")]
+        size: u64,
+        /// The longest row.
+        #[arg(long, default_value_t = 2000, value_name = "PAUSES")]
+        depth: usize,
+    },
     /// The guest daemon outside a guest: processes, streams and files against bare system calls and sockets.
     Envd {
         /// Starts of /bin/true.

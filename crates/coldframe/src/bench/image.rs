@@ -46,7 +46,7 @@ pub(super) fn store(dir: &Path, content: &[u8]) -> Result<Arc<Image>, String> {
 }
 
 /// Nobody reads it.
-fn manifest(id: &BuildId, memory: ObjectInfo, disk: ObjectInfo) -> Manifest {
+pub(super) fn manifest(id: &BuildId, memory: ObjectInfo, disk: ObjectInfo) -> Manifest {
     Manifest {
         id: id.clone(),
         parent: None,

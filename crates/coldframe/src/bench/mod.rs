@@ -4,6 +4,7 @@ mod bare;
 mod boot;
 mod checkpoint;
 mod create;
+mod depth;
 mod envd;
 mod fork;
 mod handover;
@@ -44,6 +45,7 @@ fn measure(command: &Bench) -> Result<(), String> {
         Bench::Fork { state, count, forks } => runtime.block_on(fork::run(&state.dir, *count, *forks)),
         Bench::Resume { state, count } => runtime.block_on(resume::run(&state.dir, *count)),
         Bench::Memory { dir, size, rounds } => memory::run(dir.as_deref(), *size, *rounds),
+        Bench::Depth { dir, size, depth } => depth::run(dir.as_deref(), *size, *depth),
         Bench::Envd { count } => runtime.block_on(envd::run(*count)),
         Bench::Touch { .. } | Bench::Restore { .. } => Ok(()),
     }

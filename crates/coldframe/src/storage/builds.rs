@@ -37,13 +37,14 @@ pub(super) fn look(store: &Path) -> Result<Builds, String> {
                 data += length;
             }
         }
-        let reads = artifacts::sources(&store, &build).unwrap_or_else(|error| {
-            eprintln!("coldframe: build {build} counts as reading from nothing: {error}");
-            BTreeSet::new()
-        });
-        let manifest = artifacts::load_manifest(&store, &build).ok();
-        let made = manifest.as_ref().map(|manifest| manifest.created_at);
-        let owner = manifest.and_then(|manifest| manifest.owner);
+        let manifest = artifacts::load_manifest(&store, &build);
+        let made = manifest.as_ref().ok().map(|manifest| manifest.created_at);
+        let owner = manifest.as_ref().ok().and_then(|manifest| manifest.owner.clone());
+        let reads =
+            manifest.and_then(|manifest| artifacts::sources(&store, &manifest)).unwrap_or_else(|error| {
+                eprintln!("coldframe: build {build} counts as reading from nothing: {error}");
+                BTreeSet::new()
+            });
         found.insert(build, Stored { bytes, data, reads, owner, made });
     }
     Ok(found)
