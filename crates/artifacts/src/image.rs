@@ -16,8 +16,8 @@ const PAGE: usize = 4096;
 const SUM: usize = size_of::<u32>();
 
 /// An image of a published build. Opening it reads its header and the page checksums of its sources; pages are read when
-/// they are asked for, and each is verified. It keeps 4 bytes for every page that a source has, as many
-/// for 16 pages of its own, and one open file per source.
+/// they are asked for, and each is verified. It keeps 4 bytes for every page that a source has, 20 for
+/// every piece that it is in, and one open file per source.
 pub struct Image {
     header: Header,
     index: Index,

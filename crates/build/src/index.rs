@@ -2,14 +2,15 @@
 
 use crate::header::{Header, Located};
 
-/// An entry for so many pages, as a power of two: with four bytes for sixteen pages it is a sixteenth of what an open image
-/// keeps of checksums, and no more than sixteen extents are looked through.
-const SHIFT: u32 = 4;
+/// So many entries are always there, which cost nothing that counts.
+const LEAST_ENTRIES: u64 = 64;
 
-/// Where the extents of a header begin, by page. An image of which every page comes from somewhere else is searched as
-/// fast as one in a single piece.
+/// Where the extents of a header begin, by page. It has about as many entries as there are extents: one that lies anywhere is
+/// then found after looking at one or two, in an image of one piece as in one of thousands.
 #[derive(Debug)]
 pub struct Index {
+    /// How many pages an entry is for, as a power of two.
+    shift: u32,
     /// The number of the first extent that begins in these pages or after them; one more for the end.
     first: Vec<u32>,
 }
@@ -18,22 +19,28 @@ impl Index {
     /// The index of a header. It is of use for no other.
     #[must_use]
     pub fn of(header: &Header) -> Self {
-        let entries = usize::try_from(header.pages >> SHIFT).unwrap_or(usize::MAX).saturating_add(2);
+        let most = LEAST_ENTRIES + header.extents.len() as u64;
+        let mut shift = 0;
+        while header.pages >> shift > most {
+            shift += 1;
+        }
+        // No more than that, which fits.
+        let entries = usize::try_from(header.pages >> shift).unwrap_or_default() + 2;
         let mut first = Vec::with_capacity(entries);
         for (number, extent) in (0..).zip(&header.extents) {
             // Those that begin in pages before this one's are passed.
-            first.resize(first.len().max((extent.first >> SHIFT) as usize + 1), number);
+            first.resize(first.len().max((extent.first >> shift) as usize + 1), number);
         }
         // A header has fewer extents than fit.
         let all = u32::try_from(header.extents.len()).unwrap_or(u32::MAX);
         first.resize(entries, all);
-        Self { first }
+        Self { shift, first }
     }
 
     /// As [`Header::lookup`], of the header that this is the index of.
     #[must_use]
     pub fn lookup(&self, header: &Header, page: u64) -> Located {
-        let entry = usize::try_from(page >> SHIFT).unwrap_or(usize::MAX);
+        let entry = usize::try_from(page >> self.shift).unwrap_or(usize::MAX);
         match (self.first.get(entry), self.first.get(entry.saturating_add(1))) {
             (Some(from), Some(to)) => header.lookup_among(*from as usize..*to as usize, page),
             _ => header.lookup(page),

@@ -317,3 +317,18 @@ fn the_size_of_a_data_object_counts_the_checksums() {
     assert_eq!(data_object_bytes(3), 3 * PAGE_BYTES + 12);
     assert_eq!(data_object_bytes(u64::MAX), u64::MAX);
 }
+
+#[test]
+fn an_index_finds_what_a_search_finds_in_images_of_any_size() {
+    for (pages, count, step) in
+        [(1, 1, 1), (100_000, 0, 1), (100_000, 3, 40_000), (100_000, 900, 7), (5000, 2500, 2)]
+    {
+        let data = (0..count).map(|number| number * step..number * step + 1).collect();
+        let diff = Diff { data, zero: vec![] };
+        let header = Header::merge(None, "b".parse().unwrap(), ObjectKind::Disk, pages, &diff, 0).unwrap();
+        let index = Index::of(&header);
+        for page in 0..pages + 2 {
+            assert_eq!(index.lookup(&header, page), header.lookup(page), "page {page} of {pages}");
+        }
+    }
+}
