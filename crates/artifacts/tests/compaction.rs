@@ -43,7 +43,7 @@ fn the_same_is_read_from_fewer_builds() {
     let scene = three();
     let before = read(&scene.image(2).unwrap(), 0, 25);
     assert_eq!(compact(&scene, 2, 3, &[1]).unwrap(), Compacted::Published { copied: 4 * 4096 });
-    assert_eq!(names(&sources(&scene.store, &id(3)).unwrap()), ["b0", "b3"]);
+    assert_eq!(names(&sources(&scene.store, &scene.manifest(3)).unwrap()), ["b0", "b3"]);
     assert!(read(&scene.image(3).unwrap(), 0, 25) == before);
     // Where pages follow each other again, they are one piece: 0-2 and 8-9 of the first, 3-6 of its own.
     assert_eq!(scene.image(3).unwrap().header().extents().count(), 3);
@@ -53,7 +53,7 @@ fn the_same_is_read_from_fewer_builds() {
         scene.store.remove(&id(gone)).unwrap();
     }
     assert!(read(&scene.image(4).unwrap(), 0, 25) == before);
-    assert_eq!(names(&sources(&scene.store, &id(4)).unwrap()), ["b4"]);
+    assert_eq!(names(&sources(&scene.store, &scene.manifest(4)).unwrap()), ["b4"]);
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn everything_else_is_the_same() {
     let memory = |number| Image::open(&scene.store, &id(number), ObjectKind::Memory).unwrap();
     assert!(read(&memory(3), 0, 30) == read(&memory(2), 0, 30));
     assert!(read(&scene.image(3).unwrap(), 0, 20) == read(&scene.image(2).unwrap(), 0, 20));
-    assert_eq!(names(&sources(&scene.store, &id(3)).unwrap()), ["b3"]);
+    assert_eq!(names(&sources(&scene.store, &scene.manifest(3)).unwrap()), ["b3"]);
 }
 
 #[test]
@@ -150,5 +150,5 @@ fn what_is_needed_of_each_source_is_known() {
     assert_eq!(stored, [files(0), files(1), files(2)]);
     scene.edit(2, ObjectName::DiskHeader, |bytes| bytes[9] ^= 1);
     assert!(usage(&scene.store, &id(2)).is_err());
-    assert_eq!(names(&sources(&scene.store, &id(9)).unwrap()), NONE);
+    assert_eq!(names(&sources(&scene.store, &scene.manifest(9)).unwrap()), NONE);
 }

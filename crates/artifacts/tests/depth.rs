@@ -104,7 +104,7 @@ impl Life {
 
     /// Deletes what nobody needs.
     fn collect(&self) {
-        let needed = sources(&self.scene.store, &id(self.last)).unwrap();
+        let needed = sources(&self.scene.store, &self.scene.manifest(self.last)).unwrap();
         for build in self.scene.store.list().unwrap() {
             if build != id(0) && build != id(self.last) && !needed.contains(&build) {
                 self.scene.store.remove(&build).unwrap();

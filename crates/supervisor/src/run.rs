@@ -400,7 +400,7 @@ fn settle_later(machine: &Rc<RunningMachine>, prefetch: Prefetch) {
             parts.settle();
             if prefetch == Prefetch::Everything
                 && let Some(pages) = &parts.pages
-                && let Err(error) = pages.prefetch(vec![0..u64::MAX])
+                && let Err(error) = pages.prefetch(std::iter::once(0..u64::MAX).collect())
             {
                 tracing::warn!(%error, "prefetching the rest of the memory");
             }

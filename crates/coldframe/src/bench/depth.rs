@@ -138,7 +138,8 @@ impl Row {
 
     /// Deletes what nobody needs.
     fn collect(&self) -> Result<(), ArtifactError> {
-        let mut needed = artifacts::sources(&self.store, &self.last)?;
+        let manifest = artifacts::load_manifest(&self.store, &self.last)?;
+        let mut needed = artifacts::sources(&self.store, &manifest)?;
         needed.extend([self.template.clone(), self.last.clone()]);
         let builds = self.store.list()?;
         builds.iter().filter(|build| !needed.contains(*build)).try_for_each(|build| self.store.remove(build))
