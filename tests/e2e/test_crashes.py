@@ -59,11 +59,21 @@ class Life:
             assert self.sbx.kill() is True
         if during in ("resume", "kill paused"):
             self.pause()
+        if during == "compaction":
+            # What the next pause stores makes this dead.
+            self.waste()
+            self.pause()
+            self.sbx.connect(timeout=900)
+            self.waste()
+
+    def waste(self) -> None:
+        self.sbx.commands.run("head -c 16M /dev/urandom > /dev/shm/waste", timeout=120)
 
     def do(self, during: str) -> object:
         sdk = self.own.sdk()
         operations: dict[str, Callable[[], object]] = {
             "pause": self.sbx.pause,
+            "compaction": self.sbx.pause,
             "snapshot": lambda: self.sbx.create_snapshot(name="crashed").snapshot_id,
             "fork": lambda: self.sbx.fork(count=2, timeout=900),
             "resume": lambda: self.sbx.connect(timeout=900),
@@ -151,8 +161,8 @@ def check(life: Life, base: str, point: Point, victim: str, answer: object) -> N
     if during == "snapshot":
         assert not answer or answer in snapshots, "an acknowledged snapshot is lost"
     # Where nothing that held it died, nothing of it may be lost, and what was acknowledged never.
-    kept = answer and during == "pause" or victim == "server" and not ended or during in ("resume", "kill paused")
-    if answer and during == "pause":
+    kept = answer and during in ("pause", "compaction") or victim == "server" and not ended or during in ("resume", "kill paused")
+    if answer and during in ("pause", "compaction"):
         assert sandboxes[life.id]["state"] == "paused"
     if answer and during == "fork" and victim != "everything":
         assert all(isinstance(fork, Sandbox) and fork.sandbox_id in sandboxes for fork in answer), answer

@@ -128,6 +128,16 @@ POINTS = [
     ),
     *points("kill paused", "server", *COLLECTION, ("a second build is taken away", COLLECTION[0][1], 2), victims=SERVER),
     *points("delete", "server", ("the catalog forgets", rf"pwrite {CATALOG}"), *COLLECTION, victims=SERVER),
+    *points(
+        "compaction",
+        "server",
+        ("a build is begun again", r"^compaction: mkdir .*/store/\.staging-"),
+        ("pages are copied", r"^compaction: pwrite .*/\.staging-.*/memory\.data$"),
+        ("the copy is synced", r"^compaction: fsync .*/\.staging-.*/memory\.data$"),
+        ("the copy is published", r"^compaction: rename .*/\.staging-\S+ .*/store/[^/.]+$"),
+        ("the copied build is taken away", COLLECTION[0][1]),
+        victims=SERVER,
+    ),
     # No thread dies alone, but the page server ends its machine when it cannot do its work.
     *[
         Point(during, "a page cannot be read", of, r"^page-server: pread .*/memory\.data$", victims=("page server",))
