@@ -11,6 +11,7 @@ from e2b import Sandbox
 
 from harness.damage import cut, delete, empty, flip, flip_every_page, put, swap
 from harness.guest import boot_of, output
+from harness.processes import is_alive
 from harness.reboots import HEADER, connect, counted
 from harness.server import Server
 from harness.waiting import wait_until
@@ -163,14 +164,14 @@ def test_the_record_of_a_pause_that_no_server_has_seen(own: Server, make: Callab
     sbx.commands.run("echo kept > /dev/shm/kept")
     directory = own.state / "run" / "sandboxes" / sbx.sandbox_id
     aside = directory.with_suffix(".damaged")
+    supervisor = own.supervisor_pid(sbx.sandbox_id)
     sbx.set_timeout(2)
     good = b""
 
     def damage() -> None:
         nonlocal good
         wait_until((directory / "paused.json").exists, 30, "the end time to pause it")
-        supervisor = lambda: [one for one in own.own_processes() if sbx.sandbox_id in " ".join(one.args)]
-        wait_until(lambda: not supervisor(), 30, "its supervisor to be gone")
+        wait_until(lambda: not is_alive(supervisor), 30, "its supervisor to be gone")
         good = (directory / "paused.json").read_bytes()
         flip(directory / "paused.json")
 

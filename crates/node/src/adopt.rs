@@ -26,8 +26,6 @@ use crate::start::Run;
 
 /// Between two attempts to write down what became of a sandbox.
 const SETTLE_PAUSE: Duration = Duration::from_secs(2);
-/// How the names of directories end whose record is damaged; no sandbox is called so.
-const DAMAGED: &str = "damaged";
 /// Lines of the supervisor's own log that are repeated in the server's when a sandbox failed.
 const LAST_WORDS: usize = 12;
 /// They are looked for in this much of the end of it.
@@ -138,22 +136,7 @@ pub(crate) async fn enter_pauses(
                 paused.record(record).await?;
                 control::remove_paused(&dir).map_err(|error| error.to_string())?;
             }
-            // A record appears whole or not at all, so this is a damaged disk. The directory is put aside, for the name
-            // belongs to what the sandbox was before, and the build stays for whoever can tell what it is of.
-            Err(error) => {
-                let aside = dir.with_extension(DAMAGED);
-                tracing::error!(
-                    dir = %aside.display(),
-                    %error,
-                    "the record of a paused sandbox cannot be read; repair the record, or remove the directory, and \
-                     start the server again"
-                );
-                std::fs::rename(&dir, &aside).map_err(|error| format!("{}: {error}", dir.display()))?;
-                let id = aside.file_stem().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
-                if let Some(id) = id {
-                    paused.keep_all_of(&id);
-                }
-            }
+            Err(error) => paused.put_aside(&dir, &error).await?,
         }
     }
     Ok(())

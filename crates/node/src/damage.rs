@@ -7,6 +7,7 @@ use std::sync::Arc;
 use artifacts::{LocalStore, Store};
 use build::ObjectName;
 use catalog::Catalog;
+use model::EndReason;
 
 use crate::adopt::enter_pauses;
 use crate::paused::Paused;
@@ -125,4 +126,30 @@ async fn a_damaged_record_costs_no_build() {
         assert_eq!(start().await, ["one", "two"], "{what}");
         assert!(SECOND.is_whole(&store).is_ok(), "{what}");
     }
+}
+
+/// The server ran when it happened, and has not heard of the last build.
+#[tokio::test]
+async fn a_record_that_is_damaged_while_the_server_runs_costs_no_build() {
+    let directory = tempfile::tempdir().unwrap();
+    let [sandboxes, builds] = ["sandboxes", "store"].map(|name| directory.path().join(name));
+    let store = LocalStore::open(&builds).unwrap();
+    publish(&store, &[FIRST]);
+    let catalog = Arc::new(Catalog::open(&directory.path().join("catalog.db")).await.unwrap());
+    let records = Arc::new(CatalogRecords(catalog));
+    let paused = Paused::load(records, &builds, &sandboxes).await.unwrap();
+    paused.references().complete();
+    let first = paused.references().hold(&FIRST.build());
+    publish(&store, &[SECOND]);
+    let dir = sandboxes.join(SECOND.sandbox);
+    fs::create_dir_all(&dir).unwrap();
+    put(&dir.join(control::PAUSED_FILE), Some(b"not what was written"));
+
+    let id = SECOND.sandbox.parse().unwrap();
+    paused.settle(&id, &dir, &EndReason::SupervisorDied).await.unwrap();
+    drop(first);
+    paused.references().find_all_of(&id).await;
+    paused.references().collect().await;
+    assert_eq!(SECOND.is_whole(&store), Ok(()));
+    assert!(!dir.exists() && sandboxes.join("one.damaged").exists());
 }

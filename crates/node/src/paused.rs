@@ -32,6 +32,9 @@ pub trait Records: Send + Sync + 'static {
     async fn remove(&self, id: &SandboxId) -> Result<(), String>;
 }
 
+/// How the names of directories end whose record is damaged; no sandbox is called so.
+const DAMAGED: &str = "damaged";
+
 /// The right to change what a sandbox is; given back when dropped.
 pub(crate) type Transition = tokio::sync::OwnedMutexGuard<()>;
 
@@ -91,10 +94,27 @@ impl Paused {
         map.values().map(|kept| Arc::clone(&kept.paused)).collect()
     }
 
-    /// Keeps every build that was made of a sandbox, as long as this server runs.
-    pub(crate) fn keep_all_of(&self, id: &SandboxId) {
-        let builds = self.references.hold_all_of(id);
+    /// Puts the directory of a sandbox aside whose record is not what was written. A record appears whole or not at all, so
+    /// this is a damaged disk. The directory's name belongs to what the sandbox was before, and its builds stay for whoever
+    /// can tell what they are of.
+    pub(crate) async fn put_aside(&self, dir: &Path, error: &std::io::Error) -> Result<(), String> {
+        let aside = dir.with_extension(DAMAGED);
+        tracing::error!(
+            dir = %aside.display(),
+            %error,
+            "the record of a paused sandbox cannot be read; repair the record, or remove the directory, and start the \
+             server again"
+        );
+        std::fs::rename(dir, &aside).map_err(|error| format!("{}: {error}", dir.display()))?;
+        let Some(id) = dir.file_stem().and_then(|name| name.to_str()).and_then(|name| name.parse().ok())
+        else {
+            return Ok(());
+        };
+        // Nobody may have told us of the last one.
+        self.references.find_all_of(&id).await;
+        let builds = self.references.hold_all_of(&id);
         self.unread.lock().unwrap_or_else(PoisonError::into_inner).extend(builds);
+        Ok(())
     }
 
     /// Waits for the right to change what a sandbox is.
@@ -142,11 +162,7 @@ impl Paused {
             | EndReason::SupervisorDied => match control::read_paused(dir) {
                 Ok(Some(record)) => self.record(record).await,
                 Ok(None) => Ok(()),
-                Err(error) => {
-                    // Trying again would not help it.
-                    tracing::error!(sandbox = %id, dir = %dir.display(), %error, "a pause's record is damaged");
-                    Ok(())
-                }
+                Err(error) => self.put_aside(dir, &error).await,
             },
         }
     }

@@ -6,8 +6,9 @@ import os
 import random
 from dataclasses import dataclass
 
-#: Every row; otherwise as many as have every moment and every victim once.
+#: Every row; otherwise so many, which others are in every run.
 ALL = "COLDFRAME_E2E_CRASHES" in os.environ
+SAMPLE = 20
 SEED = os.environ.get("COLDFRAME_E2E_SEED") or str(random.SystemRandom().randrange(1 << 32))
 
 #: Where a sandbox runs, anybody can die.
@@ -157,7 +158,7 @@ def rows() -> list[tuple[Point, str]]:
     for number, named in enumerate(by_name.values()):
         point = dice.choice(named)
         chosen.append((point, point.victims[number % len(point.victims)]))
-    return chosen
+    return sorted(dice.sample(chosen, SAMPLE), key=chosen.index)
 
 
 def name(row: tuple[Point, str]) -> str:
