@@ -3,14 +3,16 @@
 //! The floor is what the disk takes for the same bytes: one file on the same file system, written in one go and synced,
 //! right after each pause.
 
-use std::fs;
-use std::io::{self, Write};
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::report::{Samples, bar, gigabytes};
 use super::server::{Sandbox, Server, settle};
 
+/// How long to wait for others to have written what they write.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// What the floor writes at once.
 const CHUNK: usize = 1 << 20;
 
@@ -38,9 +40,11 @@ impl Measured {
         quiet(server).await?;
         let pause = server.pause(sandbox).await?;
         let build = server.state.store().join(server.build_of(sandbox)?.as_str());
-        quiet(server).await?;
         let failed = |error: io::Error| format!("the floor: {error}");
-        let content = content(&build).map_err(failed)?;
+        // At once: compaction may soon make another build of it, and delete this one.
+        let files = open(&build).map_err(failed)?;
+        quiet(server).await?;
+        let content = content(files).map_err(failed)?;
         self.floor.push(write_once(server.state.root(), &content).map_err(failed)?);
         self.pause.push(pause);
         self.stored.push(content.len() as u64);
@@ -66,19 +70,36 @@ impl Measured {
     }
 }
 
-/// Waits until nothing is left to be written by what was done before.
+/// Waits until nothing is left to be written by what was done before, nor by compaction.
 async fn quiet(server: &Server) -> Result<(), String> {
-    let sync = || rustix::fs::syncfs(fs::File::open(server.state.root())?).map_err(io::Error::from);
+    let store = server.state.store();
+    let busy = || -> io::Result<bool> {
+        let mut builds = fs::read_dir(&store)?.flatten();
+        Ok(builds.any(|build| build.file_name().as_encoded_bytes().starts_with(b".")))
+    };
+    let end = Instant::now() + PATIENCE;
+    while busy().map_err(|error| format!("looking at {}: {error}", store.display()))? {
+        if Instant::now() > end {
+            return Err(format!("builds in {} were not done after {PATIENCE:?}", store.display()));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let sync = || rustix::fs::syncfs(File::open(server.state.root())?).map_err(io::Error::from);
     sync().map_err(|error| format!("syncing {}: {error}", server.state.root().display()))?;
     settle().await;
     Ok(())
 }
 
-/// All files of a build, one after the other.
-fn content(build: &Path) -> io::Result<Vec<u8>> {
+/// All files of a build.
+fn open(build: &Path) -> io::Result<Vec<File>> {
+    fs::read_dir(build)?.map(|entry| File::open(entry?.path())).collect()
+}
+
+/// What is in them, one after the other.
+fn content(files: Vec<File>) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
-    for entry in fs::read_dir(build)? {
-        content.extend(fs::read(entry?.path())?);
+    for mut file in files {
+        file.read_to_end(&mut content)?;
     }
     Ok(content)
 }
