@@ -15,8 +15,6 @@ use model::BuildId;
 
 use support::{Scene, id, page, read, two};
 
-const NONE: [&str; 0] = [];
-
 fn compact(scene: &Scene, from: usize, into: usize, without: &[usize]) -> Result<Compacted, ArtifactError> {
     let without: BTreeSet<BuildId> = without.iter().map(|number| id(*number)).collect();
     let (from, into) = (&id(from), &id(into));
@@ -150,5 +148,4 @@ fn what_is_needed_of_each_source_is_known() {
     assert_eq!(stored, [files(0), files(1), files(2)]);
     scene.edit(2, ObjectName::DiskHeader, |bytes| bytes[9] ^= 1);
     assert!(usage(&scene.store, &id(2)).is_err());
-    assert_eq!(names(&sources(&scene.store, &scene.manifest(9)).unwrap()), NONE);
 }
