@@ -17,7 +17,7 @@ from harness.verified import Verified
 from harness.waiting import wait_until
 
 #: How many lives a run of the tests has; each of so many steps.
-LIVES = int(os.environ.get("COLDFRAME_E2E_LIVES", "2"))
+LIVES = int(os.environ.get("COLDFRAME_E2E_LIVES", "1"))
 STEPS = 20
 LIFECYCLE = {"on_timeout": "pause", "auto_resume": True}
 
