@@ -142,14 +142,22 @@ async fn a_record_that_is_damaged_while_the_server_runs_costs_no_build() {
     let first = paused.references().hold(&FIRST.build());
     publish(&store, &[SECOND]);
     let dir = sandboxes.join(SECOND.sandbox);
-    fs::create_dir_all(&dir).unwrap();
-    put(&dir.join(control::PAUSED_FILE), Some(b"not what was written"));
-
     let id = SECOND.sandbox.parse().unwrap();
-    paused.settle(&id, &dir, &EndReason::SupervisorDied).await.unwrap();
+    // Also when it happens to the same sandbox again.
+    for aside in ["one.damaged", "one.damaged2"] {
+        fs::create_dir_all(&dir).unwrap();
+        put(&dir.join(control::PAUSED_FILE), Some(b"not what was written"));
+        paused.settle(&id, &dir, &EndReason::SupervisorDied).await.unwrap();
+        assert!(!dir.exists() && sandboxes.join(aside).join(control::PAUSED_FILE).exists());
+    }
     drop(first);
     paused.references().find_all_of(&id).await;
     paused.references().collect().await;
     assert_eq!(SECOND.is_whole(&store), Ok(()));
-    assert!(!dir.exists() && sandboxes.join("one.damaged").exists());
+
+    // A server that starts leaves them where they are.
+    enter_pauses(&sandboxes, &[], &paused).await.unwrap();
+    let mut left: Vec<_> = fs::read_dir(&sandboxes).unwrap().map(|dir| dir.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["one.damaged", "one.damaged2"]);
 }

@@ -98,7 +98,7 @@ impl Paused {
     /// this is a damaged disk. The directory's name belongs to what the sandbox was before, and its builds stay for whoever
     /// can tell what they are of.
     pub(crate) async fn put_aside(&self, dir: &Path, error: &std::io::Error) -> Result<(), String> {
-        let aside = dir.with_extension(DAMAGED);
+        let aside = aside(dir);
         tracing::error!(
             dir = %aside.display(),
             %error,
@@ -230,4 +230,19 @@ impl Paused {
         };
         tracing::error!(error, "removing builds that were never finished failed");
     }
+}
+
+/// Where the directory of a sandbox is put aside: beside those of the same sandbox that were before.
+fn aside(dir: &Path) -> PathBuf {
+    if dir.extension().is_some() {
+        // It was, by a server before this one.
+        return dir.to_owned();
+    }
+    let mut path = dir.with_extension(DAMAGED);
+    let mut number = 1;
+    while path.exists() {
+        number += 1;
+        path = dir.with_extension(format!("{DAMAGED}{number}"));
+    }
+    path
 }

@@ -132,6 +132,31 @@ mod tests {
     const SHAPE: Shape = Shape { vcpus: VcpuCount(1), memory: MiB(1), disk: MiB(1) };
     const PAGES: u64 = (1 << 20) / PAGE_BYTES;
 
+    /// The manifest of a build with a disk alone.
+    pub(super) fn manifest(id: &BuildId, shape: Shape, disk: build::ObjectInfo) -> Manifest {
+        Manifest {
+            id: id.clone(),
+            parent: None,
+            created_at: Timestamp::UNIX_EPOCH,
+            owner: None,
+            shape,
+            vmm: build::VmmIdentity {
+                name: "qemu".into(),
+                version: "1".into(),
+                accel: "tcg".into(),
+                cpu: "max".into(),
+                machine: "microvm".into(),
+            },
+            tsc_khz: None,
+            envd_version: "1".into(),
+            memory: None,
+            disk,
+            device_state: None,
+            working_set: Vec::new(),
+            boot: None,
+        }
+    }
+
     struct Scene {
         directory: tempfile::TempDir,
         id: BuildId,
@@ -149,28 +174,10 @@ mod tests {
                 writer.data(3, &[7; 4096]).unwrap();
                 writer.finish().unwrap()
             };
-            let manifest = Manifest {
-                id: id.clone(),
-                parent: None,
-                created_at: Timestamp::UNIX_EPOCH,
-                owner: None,
-                shape: SHAPE,
-                vmm: build::VmmIdentity {
-                    name: "qemu".into(),
-                    version: "1".into(),
-                    accel: "tcg".into(),
-                    cpu: "max".into(),
-                    machine: "microvm".into(),
-                },
-                tsc_khz: None,
-                envd_version: "1".into(),
-                memory: with_memory.then(|| image(ObjectKind::Memory)),
-                disk: image(ObjectKind::Disk),
-                device_state: with_memory
-                    .then(|| staged.put_blob(ObjectName::DeviceState, b"state").unwrap()),
-                working_set: Vec::new(),
-                boot: None,
-            };
+            let memory = with_memory.then(|| image(ObjectKind::Memory));
+            let device_state =
+                with_memory.then(|| staged.put_blob(ObjectName::DeviceState, b"state").unwrap());
+            let manifest = Manifest { memory, device_state, ..manifest(&id, SHAPE, image(ObjectKind::Disk)) };
             staged.publish(&manifest).unwrap();
             Self { directory, id }
         }

@@ -1,9 +1,10 @@
 //! An image to measure with: every page differs from every other and none is zero.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use artifacts::{ArtifactError, Image, LocalStore, Store};
+use artifacts::{ArtifactError, Image, ImageWriter, LocalStore, Store};
 use build::{Manifest, ObjectInfo, ObjectKind, PageSink, VmmIdentity};
 use model::{BuildId, MiB, Shape, VcpuCount};
 
@@ -27,26 +28,37 @@ pub(super) fn store(dir: &Path, content: &[u8]) -> Result<Arc<Image>, String> {
     let stored = || {
         let store = LocalStore::open(&dir.join("store"))?;
         let id = BuildId::random();
-        let staged = store.begin(&id)?;
-        let pages = (content.len() / PAGE) as u64;
-        let mut writer = staged.writer(ObjectKind::Memory, None, pages)?;
-        for (piece, bytes) in (0_u64..).zip(content.chunks(PIECE)) {
-            writer.data(piece * (PIECE / PAGE) as u64, bytes).map_err(|source| ArtifactError::Io {
-                action: "write",
-                object: "the image".into(),
-                source,
-            })?;
-        }
-        let memory = writer.finish()?;
-        let disk = staged.writer(ObjectKind::Disk, None, 1)?.finish()?;
-        staged.publish(&manifest(&id, memory, disk))?;
+        publish(&store, &id, None, (content.len() / PAGE) as u64, |writer| {
+            let mut pieces = (0_u64..).zip(content.chunks(PIECE));
+            pieces.try_for_each(|(piece, bytes)| writer.data(piece * (PIECE / PAGE) as u64, bytes))
+        })?;
         Image::open(&store, &id, ObjectKind::Memory)
     };
     stored().map(Arc::new).map_err(|error| format!("making the image in {}: {error}", dir.display()))
 }
 
+/// Publishes a build whose memory is what `fill` makes of the parent's, or of zeros. Its disk is empty.
+pub(super) fn publish(
+    store: &LocalStore,
+    build: &BuildId,
+    parent: Option<Arc<Image>>,
+    pages: u64,
+    fill: impl FnOnce(&mut ImageWriter) -> io::Result<()>,
+) -> Result<(), ArtifactError> {
+    let staged = store.begin(build)?;
+    let mut writer = staged.writer(ObjectKind::Memory, parent, pages)?;
+    fill(&mut writer).map_err(|source| ArtifactError::Io {
+        action: "write",
+        object: "the image".into(),
+        source,
+    })?;
+    let memory = writer.finish()?;
+    let disk = staged.writer(ObjectKind::Disk, None, 1)?.finish()?;
+    staged.publish(&manifest(build, memory, disk))
+}
+
 /// Nobody reads it.
-pub(super) fn manifest(id: &BuildId, memory: ObjectInfo, disk: ObjectInfo) -> Manifest {
+fn manifest(id: &BuildId, memory: ObjectInfo, disk: ObjectInfo) -> Manifest {
     Manifest {
         id: id.clone(),
         parent: None,

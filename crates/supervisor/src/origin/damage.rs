@@ -6,7 +6,6 @@ use std::path::PathBuf;
 
 use artifacts::Store as _;
 use build::{PageSink as _, Pages as _, ReadError};
-use jiff::Timestamp;
 use model::{MiB, VcpuCount};
 
 use super::*;
@@ -75,25 +74,10 @@ impl Scene {
             writer.finish().unwrap()
         };
         let manifest = Manifest {
-            id: id(family, number),
             parent: parent.clone(),
-            created_at: Timestamp::UNIX_EPOCH,
-            owner: None,
-            shape: SHAPE,
-            vmm: build::VmmIdentity {
-                name: "qemu".into(),
-                version: "1".into(),
-                accel: "tcg".into(),
-                cpu: "max".into(),
-                machine: "microvm".into(),
-            },
-            tsc_khz: None,
-            envd_version: "1".into(),
             memory: Some(image(ObjectKind::Memory)),
-            disk: image(ObjectKind::Disk),
             device_state: Some(staged.put_blob(ObjectName::DeviceState, &state(family, number)).unwrap()),
-            working_set: Vec::new(),
-            boot: None,
+            ..tests::manifest(&id(family, number), SHAPE, image(ObjectKind::Disk))
         };
         staged.publish(&manifest).unwrap();
     }
