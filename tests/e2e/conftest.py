@@ -15,6 +15,7 @@ import pytest
 from e2b import Sandbox
 
 from harness.census import back_to, settled
+from harness.dice import SEED
 from harness.server import REPOSITORY, Server, free_port, load, save, sibling, state_root
 
 #: How long shared sandboxes may live, in seconds; longer than the whole run.
@@ -42,6 +43,10 @@ def pytest_configure(config: pytest.Config) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 16384)), hard))
     _run_id(config)
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    terminalreporter.write_line(f"COLDFRAME_E2E_SEED={SEED}")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

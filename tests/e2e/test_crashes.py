@@ -19,7 +19,7 @@ from e2b import Sandbox, SandboxException
 
 from harness.census import back_to, settled
 from harness.crash import Moment
-from harness.points import SEED, SERVER, Point, name, rows
+from harness.points import SERVER, Point, name, rows
 from harness.server import Server
 from harness.verified import Verified
 from harness.waiting import wait_until
@@ -181,7 +181,6 @@ def check(life: Life, base: str, point: Point, victim: str, answer: object) -> N
 @pytest.fixture(scope="module")
 def origin(_own: Server) -> Iterator[tuple[str, Verified]]:
     """A snapshot with a program that verifies itself."""
-    print(f"COLDFRAME_E2E_SEED={SEED}")
     sbx = Sandbox.create(timeout=900, **_own.sdk())
     program = Verified(_own, sbx, size=PIECE)
     snapshot = sbx.create_snapshot().snapshot_id

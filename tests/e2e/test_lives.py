@@ -6,12 +6,12 @@ traffic, copied while it runs, killed, and made again from what it was."""
 from __future__ import annotations
 
 import os
-import random
 from typing import Callable, Iterator
 
 import pytest
 from e2b import Sandbox
 
+from harness.dice import SEED, dice
 from harness.server import Server
 from harness.verified import Verified
 from harness.waiting import wait_until
@@ -25,8 +25,8 @@ LIFECYCLE = {"on_timeout": "pause", "auto_resume": True}
 class Life:
     """One program, in one sandbox after the other."""
 
-    def __init__(self, server: Server, seed: str) -> None:
-        self.server, self.seed, self.dice = server, seed, random.Random(seed)
+    def __init__(self, server: Server, name: str) -> None:
+        self.server, self.seed, self.dice = server, f"{SEED}/{name}", dice(name)
         #: What is to be killed in the end.
         self.sandboxes: set[str] = set()
         #: Snapshots, and what the program was when each was made.
@@ -138,8 +138,8 @@ class Life:
 def live(server: Server) -> Iterator[Callable[[str], Life]]:
     lives: list[Life] = []
 
-    def begin(seed: str) -> Life:
-        lives.append(Life(server, seed))
+    def begin(name: str) -> Life:
+        lives.append(Life(server, name))
         return lives[-1]
 
     yield begin
@@ -153,9 +153,7 @@ def live(server: Server) -> Iterator[Callable[[str], Life]]:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("number", range(LIVES))
 def test_a_life_of_many_steps(server: Server, live: Callable[[str], Life], number: int):
-    seed = os.environ.get("COLDFRAME_E2E_SEED") or str(random.SystemRandom().randrange(1 << 32))
-    print(f"COLDFRAME_E2E_SEED={seed}")
-    life = live(seed)
+    life = live(f"life {number}")
     try:
         for step in range(STEPS):
             life.step(step)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import random
 import re
 from typing import Callable, Iterator
 
@@ -11,6 +9,7 @@ import httpx
 import pytest
 from e2b import PtySize, Sandbox
 
+from harness.dice import SEED, dice
 from harness.guest import start
 from harness.server import Server
 from harness.terminal import Terminal
@@ -56,28 +55,26 @@ def test_a_memory_full_of_data_stays_what_it_is(create: Callable[..., Sandbox]):
 
 @pytest.mark.timeout(300)
 def test_a_program_that_verifies_itself_finds_nothing(server: Server, create: Callable[..., Sandbox]):
-    seed = os.environ.get("COLDFRAME_E2E_SEED") or str(random.SystemRandom().randrange(1 << 32))
-    print(f"COLDFRAME_E2E_SEED={seed}")
-    dice = random.Random(seed)
+    chance = dice("integrity")
     sbx = create(timeout=900, lifecycle={"on_timeout": "pause", "auto_resume": True})
     verified = Verified(server, sbx)
     # Every pair twice at least, whatever the dice say.
     pairs = [(pause, resume) for pause in ("manual", "timer") for resume in ("connect", "traffic")]
-    cycles = pairs * 2 + [dice.choice(pairs) for _ in range(RANDOM_CYCLES - 2 * len(pairs))]
-    dice.shuffle(cycles)
+    cycles = pairs * 2 + [chance.choice(pairs) for _ in range(RANDOM_CYCLES - 2 * len(pairs))]
+    chance.shuffle(cycles)
     for number, (pause, resume) in enumerate(cycles):
-        if dice.random() < 0.8:
-            verified.write(f"{seed}-{number}")
+        if chance.random() < 0.8:
+            verified.write(f"{SEED}-{number}")
         if pause == "manual":
             assert sbx.pause() is True
         else:
-            sbx.set_timeout(dice.choice([0, 1]))
+            sbx.set_timeout(chance.choice([0, 1]))
             wait_until(lambda: server.state_of(sbx.sandbox_id) == "paused", 20, "the timer to pause it")
         if resume == "connect":
             sbx.connect(timeout=900)
         verified.seen(verified.ask("GET", "/state"))
         # A part is read at once, and the rest only after some later pause.
-        if dice.random() < 0.3:
+        if chance.random() < 0.3:
             verified.verify()
     verified.verify()
 

@@ -16,6 +16,7 @@ import pytest
 from e2b import Sandbox
 
 from harness.census import assert_no_sandbox_left, back_to, wait_for_no_sandbox_left
+from harness.dice import dice
 from harness.server import Server
 from harness.waiting import wait_until
 
@@ -224,16 +225,14 @@ def test_everything_is_killed_during_a_pause(own: Server, make):
 
 
 @pytest.fixture(scope="module")
-def dice() -> random.Random:
-    seed = os.environ.get("COLDFRAME_E2E_SEED") or str(random.SystemRandom().randrange(1 << 32))
-    print(f"COLDFRAME_E2E_SEED={seed}")
-    return random.Random(seed)
+def chance() -> random.Random:
+    return dice("races")
 
 
-def race(own: Server, sandbox: str, dice: random.Random, takes: float, other: str, body: dict | None = None) -> tuple[int, int]:
+def race(own: Server, sandbox: str, chance: random.Random, takes: float, other: str, body: dict | None = None) -> tuple[int, int]:
     """A pause and another request, one of them a little later; what both were answered."""
-    delays = [0.0, dice.uniform(0, 1.3 * takes)]
-    if dice.random() < 0.2:
+    delays = [0.0, chance.uniform(0, 1.3 * takes)]
+    if chance.random() < 0.2:
         delays.reverse()
 
     def later(delay: float, action: str, body: dict | None) -> int:
@@ -246,22 +245,22 @@ def race(own: Server, sandbox: str, dice: random.Random, takes: float, other: st
         return first.result(), second.result()
 
 
-def test_a_pause_races_with_a_pause(own: Server, make, dice):
+def test_a_pause_races_with_a_pause(own: Server, make, chance):
     marked = Marked(own, make())
     takes = marked.timed_pause()
     for _ in range(RACES):
         mark = marked.mark()
-        assert sorted(race(own, marked.id, dice, takes, "pause")) == [204, 409]
+        assert sorted(race(own, marked.id, chance, takes, "pause")) == [204, 409]
         assert settled_state(own, marked.id) == "paused"
     assert marked.found() == mark
 
 
-def test_a_pause_races_with_a_connect(own: Server, make, dice):
+def test_a_pause_races_with_a_connect(own: Server, make, chance):
     marked = Marked(own, make())
     takes = marked.timed_pause()
     for _ in range(RACES):
         mark = marked.mark()
-        answers = race(own, marked.id, dice, takes, "connect", {"timeout": 900})
+        answers = race(own, marked.id, chance, takes, "connect", {"timeout": 900})
         state = settled_state(own, marked.id)
         # In turn: paused and then resumed, or connected to and then paused. Or the pause was taken back.
         documented = {(204, 201): {"running"}, (204, 200): {"paused"}, (409, 200): {"running"}}
@@ -269,7 +268,7 @@ def test_a_pause_races_with_a_connect(own: Server, make, dice):
         assert marked.found() == mark, (answers, state)
 
 
-def test_a_pause_races_with_traffic(own: Server, make, dice):
+def test_a_pause_races_with_traffic(own: Server, make, chance):
     """A request to a sandbox that is being paused, and is resumed by requests, is answered."""
     marked = Marked(own, make(lifecycle={"on_timeout": "pause", "auto_resume": True}))
     takes = marked.timed_pause()
@@ -277,7 +276,7 @@ def test_a_pause_races_with_traffic(own: Server, make, dice):
         mark = marked.mark()
 
         def ask() -> int:
-            time.sleep(dice.uniform(0, 1.3 * takes))  # the moment that is tried
+            time.sleep(chance.uniform(0, 1.3 * takes))  # the moment that is tried
             return httpx.get(f"{own.url}/health", headers=own.edge_headers(marked.id), timeout=60).status_code
 
         with ThreadPoolExecutor(2) as pool:
@@ -289,11 +288,11 @@ def test_a_pause_races_with_traffic(own: Server, make, dice):
         assert marked.found() == mark
 
 
-def test_a_pause_races_with_a_kill(own: Server, make, dice):
+def test_a_pause_races_with_a_kill(own: Server, make, chance):
     before = own.snapshots()
     for _ in range(RACES // 2):
         marked = Marked(own, make())
-        answers = race(own, marked.id, dice, 0.5, "kill")
+        answers = race(own, marked.id, chance, 0.5, "kill")
         assert answers[0] in (204, 404, 409) and answers[1] == 204, answers
         assert settled_state(own, marked.id) is None
         assert_no_sandbox_left(own, marked.id)

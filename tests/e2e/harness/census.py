@@ -105,11 +105,15 @@ def _processes(server: Server) -> list[str]:
     return sorted(f"{p.name} {p.args[1] if len(p.args) > 1 else ''}".strip() for p in server.own_processes())
 
 
+#: What is below a directory, where directories may go away meanwhile: unlike `Path.rglob` it passes over those.
+_walk = os.walk
+
+
 def _cgroups(server: Server) -> list[str]:
     found = []
     for root in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified"):
-        for base in Path(root).glob(f"coldframe-{server.tag}"):
-            found += [str(path.relative_to(root)) for path in base.rglob("*") if path.is_dir()]
+        for at, groups, _ in _walk(f"{root}/coldframe-{server.tag}"):
+            found += [os.path.relpath(f"{at}/{group}", root) for group in groups]
     return sorted(set(found))
 
 
@@ -147,8 +151,11 @@ def _unix_sockets(server: Server) -> list[str]:
 
 
 def _files(server: Server) -> list[str]:
-    run = server.state / "run"
-    names = (str(path.relative_to(server.state)) for path in run.rglob("*"))
+    names = (
+        os.path.relpath(f"{at}/{name}", server.state)
+        for at, directories, files in _walk(server.state / "run")
+        for name in directories + files
+    )
     temporary = (f"/tmp/{name}" for name in os.listdir("/tmp") if name.startswith(("coldframe-", "cf" + server.tag)))
     return sorted(name for name in (*names, *temporary) if not _IGNORED_FILES.search("/" + name))
 

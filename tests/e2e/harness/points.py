@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import random
 from dataclasses import dataclass
+
+from .dice import dice
 
 #: Every row; otherwise so many, which others are in every run.
 ALL = "COLDFRAME_E2E_CRASHES" in os.environ
 SAMPLE = 14
-SEED = os.environ.get("COLDFRAME_E2E_SEED") or str(random.SystemRandom().randrange(1 << 32))
 
 #: Where a sandbox runs, anybody can die.
 ANYBODY = ("supervisor", "vmm", "server", "everything")
@@ -152,13 +152,13 @@ def rows() -> list[tuple[Point, str]]:
     if ALL:
         return every
     # As chance has it: what writes or deletes a build is the same whatever it is for, and each victim has its turn.
-    dice, by_name, chosen = random.Random(SEED), {}, []
+    chance, by_name, chosen = dice("crashes"), {}, []
     for point in POINTS:
         by_name.setdefault(point.name, []).append(point)
     for number, named in enumerate(by_name.values()):
-        point = dice.choice(named)
+        point = chance.choice(named)
         chosen.append((point, point.victims[number % len(point.victims)]))
-    return sorted(dice.sample(chosen, SAMPLE), key=chosen.index)
+    return sorted(chance.sample(chosen, SAMPLE), key=chosen.index)
 
 
 def name(row: tuple[Point, str]) -> str:

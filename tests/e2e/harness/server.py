@@ -188,11 +188,12 @@ class Server:
         """The newest build that was made of a sandbox."""
         found = []
         for build in (self.state / "store").iterdir():
-            manifest = build / "manifest.json"
-            if manifest.exists():
-                content = json.loads(manifest.read_text())["manifest"]
-                if content.get("owner") == sandbox:
-                    found.append((content["created_at"], build))
+            try:
+                content = json.loads((build / "manifest.json").read_text())["manifest"]
+            except (FileNotFoundError, NotADirectoryError):
+                continue  # Being made, or collected meanwhile.
+            if content.get("owner") == sandbox:
+                found.append((content["created_at"], build))
         return max(found)[1]
 
     # -- requests ----------------------------------------------------------------------------------------------------
