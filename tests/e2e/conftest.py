@@ -1,4 +1,4 @@
-"""Fixtures: one server for the whole run, one sandbox that most tests share, instances to break on purpose."""
+"""Fixtures: a server and a sandbox that most tests of a worker share, instances to break on purpose."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from e2b import Sandbox
 
 from harness.census import back_to, settled
 from harness.dice import SEED
-from harness.server import REPOSITORY, Server, free_port, load, save, sibling, state_root
+from harness.server import REPOSITORY, Server, free_port, sibling, state_root
 
 #: How long shared sandboxes may live, in seconds; longer than the whole run.
 SHARED_TIMEOUT = 1800
@@ -24,43 +24,19 @@ NODE_MAJOR = 20
 
 
 def _instances() -> Path:
-    """Where the state directories of this run's instances are; short, because sockets are below it."""
-    return state_root().with_name(f"{state_root().name}.d")
+    """Where the state directories of this worker's instances are; short, because sockets are below it."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    return state_root().with_name(f"{state_root().name}.d") / worker
 
 
-def _run_id(config: pytest.Config) -> str:
-    """The same in every worker of one run."""
-    worker = getattr(config, "workerinput", None)
-    return worker["testrunuid"] if worker else os.environ.setdefault("COLDFRAME_E2E_RUN", uuid.uuid4().hex)
-
-
-def _shared_file(config: pytest.Config) -> Path:
-    return _instances() / f"shared-{_run_id(config)}.json"
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Room for a thousand connections, and one run id for this process and its workers."""
+def pytest_configure() -> None:
+    """Room for a thousand connections."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 16384)), hard))
-    _run_id(config)
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
     terminalreporter.write_line(f"COLDFRAME_E2E_SEED={SEED}")
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """The process that started the run also stops the shared server."""
-    config = session.config
-    if hasattr(config, "workerinput"):
-        return
-    candidates = [_shared_file(config)]
-    if hasattr(config, "pluginmanager") and config.pluginmanager.hasplugin("dsession"):
-        candidates += _instances().glob("shared-*.json")
-    for path in candidates:
-        if path.exists():
-            load(path).down()
-            path.unlink()
 
 
 @pytest.fixture(scope="session")
@@ -75,19 +51,11 @@ def template() -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(request: pytest.FixtureRequest, template: Path) -> Server:
-    """The server that most tests talk to; started by whichever worker needs it first."""
-    shared = _shared_file(request.config)
-    shared.parent.mkdir(parents=True, exist_ok=True)
-    with open(shared.parent / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if shared.exists():
-            return load(shared)
-        started = sibling(template, _instances() / "main")
-        started.up()
-        started.key("e2e")
-        started.key("other")
-        save(started, shared)
+def server(instance: Callable[..., Server]) -> Server:
+    """The server that most tests of a worker talk to."""
+    started = instance("main")
+    started.key("e2e")
+    started.key("other")
     return started
 
 

@@ -91,8 +91,8 @@ fn cargo_tests() -> Outcome {
     )
 }
 
-/// The official SDKs and CLI against a server of the tests' own. One test at a time: a guest that boots without hardware
-/// virtualization takes all of two processors, and promises of "within a second" are tested beside it.
+/// The official SDKs and CLI against servers of the tests' own. Two files of tests at a time, each with its own server:
+/// one alone leaves a third of two processors idle, and with more, promises of "within a second" would measure the queue.
 fn end_to_end() -> Outcome {
     let e2e = paths::repository().join("tests/e2e");
     let python = python(&e2e.join("requirements.txt"))?;
@@ -101,7 +101,7 @@ fn end_to_end() -> Outcome {
     let path = std::env::var("PATH").unwrap_or_default();
     show(
         Command::new(&python)
-            .args(["-m", "pytest", "-q"])
+            .args(["-m", "pytest", "-q", "-n", "2", "--dist", "loadfile"])
             .current_dir(&e2e)
             .env("COLDFRAME_BIN", paths::coldframe())
             .env("COLDFRAME_E2E_STATE", e2e_state())

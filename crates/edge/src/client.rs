@@ -12,7 +12,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response, Version};
 use http_body::Body;
-use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -21,6 +20,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
+use upload::Upload;
 
 use crate::answer::{Answer, BodyError, UnderWay};
 use crate::config::{
@@ -40,7 +40,7 @@ pub struct PeerAddr(pub SocketAddr);
 
 /// A service that the API can be: an axum router, for one.
 pub trait Api<B>:
-    Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send>
+    Service<Request<Upload>, Response = Response<B>, Error = Infallible, Future: Send>
     + Clone
     + Send
     + Sync
@@ -49,7 +49,7 @@ pub trait Api<B>:
 }
 
 impl<B, S> Api<B> for S where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send>
+    S: Service<Request<Upload>, Response = Response<B>, Error = Infallible, Future: Send>
         + Clone
         + Send
         + Sync
@@ -129,6 +129,8 @@ pub(crate) async fn serve_connection<S, B>(
     });
     let limits = edge.config().timeouts.clone();
     let service = service_fn(|request| {
+        // Before anything is refused.
+        let request = Upload::of(request);
         client.requests.fetch_add(1, Ordering::Relaxed);
         client.is_http2.store(request.version() == Version::HTTP_2, Ordering::Relaxed);
         answer(edge.clone(), api.clone(), Arc::clone(&client), request)
@@ -174,7 +176,7 @@ async fn answer<S, B>(
     edge: Edge,
     mut api: S,
     client: Arc<Client>,
-    request: Request<Incoming>,
+    request: Request<Upload>,
 ) -> Result<Response<Answer<B>>, Infallible>
 where
     S: Api<B>,

@@ -93,12 +93,5 @@ pub(crate) const MAX_WAKES: usize = 2;
 /// Tokens tried for one signed URL.
 pub(crate) const MAX_SIGNATURE_CANDIDATES: usize = 20_000;
 
-/// Bytes of an upload that are read and thrown away after it was answered, so that a client which writes before it
-/// reads gets to see the answer.
-pub(crate) const MAX_DISCARDED_BYTES: u64 = 512 << 20;
-
-/// How long that may take.
-pub(crate) const MAX_DISCARD_TIME: Duration = Duration::from_secs(30);
-
 /// Buffer per direction of a tunnel, in bytes.
 pub(crate) const TUNNEL_BUFFER: usize = 32 << 10;

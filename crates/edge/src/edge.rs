@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use http::{Request, Response, request};
-use hyper::body::Incoming;
 use model::SandboxId;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use upload::Upload;
 use tokio_util::task::TaskTracker;
 
 use crate::answer::EdgeBody;
@@ -99,9 +99,9 @@ impl Edge {
     /// Answers a request for a sandbox; gives back one for the API.
     pub(crate) async fn handle(
         &self,
-        request: Request<Incoming>,
+        request: Request<Upload>,
         client: &Arc<Client>,
-    ) -> Result<Response<EdgeBody>, Request<Incoming>> {
+    ) -> Result<Response<EdgeBody>, Request<Upload>> {
         let (id, port) = match route(request.headers(), request.uri(), self.domain()) {
             Route::Sandbox(id, port) => (id, port),
             Route::Refused(refusal) => {

@@ -10,6 +10,7 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use model::{GuestPort, SandboxId};
+use upload::Upload;
 
 use crate::TRAFFIC_TOKEN_HEADER;
 use crate::answer::{EdgeBody, GuestBody};
@@ -18,7 +19,6 @@ use crate::edge::Edge;
 use crate::link::Wire;
 use crate::refusal::Refusal;
 use crate::sandboxes::Target;
-use crate::upload::Upload;
 use crate::{headers, internal_routes, tunnel, wake};
 
 /// Forwards a request to a sandbox, or says why not.
@@ -26,7 +26,7 @@ pub(crate) async fn forward(
     edge: &Edge,
     id: SandboxId,
     port: GuestPort,
-    request: Request<Incoming>,
+    request: Request<Upload>,
     client: &Arc<Client>,
 ) -> Response<EdgeBody> {
     match exchange(edge, &id, port, request, client).await {
@@ -42,12 +42,10 @@ async fn exchange(
     edge: &Edge,
     id: &SandboxId,
     port: GuestPort,
-    request: Request<Incoming>,
+    request: Request<Upload>,
     client: &Arc<Client>,
 ) -> Result<Response<EdgeBody>, Refusal> {
     let (mut head, body) = request.into_parts();
-    // Owning the body before anything is refused: what is refused may have to be read to its end.
-    let body = Upload::new(body, head.version, head.headers.contains_key(header::EXPECT));
     let target = edge.sandboxes().lookup(id).ok_or_else(|| Refusal::NotFound(id.clone()))?;
     admit(id, port, &head, &target)?;
     if target.asleep {

@@ -26,7 +26,6 @@ mod serve;
 mod signed_url;
 mod socket;
 mod tunnel;
-mod upload;
 mod wake;
 mod watch;
 

@@ -24,12 +24,12 @@ use hyper::client::conn::http1::{self, SendRequest};
 use model::GuestPort;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
+use upload::Upload;
 
 use crate::config::{MAX_HEADER_BYTES, Timeouts};
 use crate::guest::Guest;
 use crate::meter::{Meter, Metered};
 use crate::socket;
-use crate::upload::Upload;
 use crate::watch::{Progress, Watch};
 
 /// What is known of a connection by everybody who holds a part of it.

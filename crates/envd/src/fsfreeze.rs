@@ -272,7 +272,7 @@ mod tests {
         let (freezer, root) = (Freezer::default(), Fake::default());
         let (said, forgotten) = oneshot::channel();
         let forgot = || said.send(()).unwrap();
-        freezer.hold(root.clone(), Duration::from_millis(20), forgot).await.unwrap();
+        freezer.hold(root.clone(), Duration::from_secs(1), forgot).await.unwrap();
         forgotten.await.unwrap();
         assert!(!root.is_frozen());
         freezer.release(root.clone()).await.unwrap();

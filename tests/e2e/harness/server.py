@@ -10,7 +10,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -247,14 +246,3 @@ def unmount_below(state: Path) -> None:
 def share_snapshots(source: Path, target: Path) -> None:
     """Gives an instance snapshots by names of its own: what it adds or deletes is nobody else's."""
     shutil.copytree(source, target, copy_function=os.link, ignore=shutil.ignore_patterns(".*"), dirs_exist_ok=True)
-
-
-def save(server: Server, path: Path) -> None:
-    """Writes down where a server is, for other test processes."""
-    path.write_text(json.dumps({"state": str(server.state), "port": server.port, "keys": server.keys, "at": time.time()}))
-
-
-def load(path: Path) -> Server:
-    """Reads what `save` wrote."""
-    told = json.loads(path.read_text())
-    return Server(Path(told["state"]), told["port"], told["keys"])

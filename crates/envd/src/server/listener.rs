@@ -18,6 +18,7 @@ use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tower::Service as _;
+use upload::Upload;
 
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
@@ -125,7 +126,8 @@ async fn connection(stream: TcpStream, peer: Peer, routes: Router, resumed: impl
         Ok(Ok(())) => {}
         _ => return,
     }
-    let service = service_fn(move |mut request: Request<Incoming>| {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let mut request = Upload::of(request);
         let mut routes = routes.clone();
         request.extensions_mut().insert(peer);
         async move { Ok::<_, Infallible>(route(&mut routes, request).await) }
@@ -146,7 +148,7 @@ async fn connection(stream: TcpStream, peer: Peer, routes: Router, resumed: impl
     }
 }
 
-async fn route(routes: &mut Router, request: Request<Incoming>) -> http::Response<Body> {
+async fn route(routes: &mut Router, request: Request<Upload>) -> http::Response<Body> {
     match routes.call(request.map(Body::new)).await {
         Ok(response) => response,
         Err(infallible) => match infallible {},
