@@ -147,6 +147,7 @@ def test_both_streams_at_once_stay_apart_and_in_order(sandbox: Sandbox):
         "python3 -c '\nimport sys\nfor i in range(20000):\n print(\"o%d\" % i)\n print(\"e%d\" % i, file=sys.stderr)'",
         on_stdout=seen["out"].append,
         on_stderr=seen["err"].append,
+        timeout=150,
     )
     assert result.stdout == "".join(f"o{i}\n" for i in range(20000)) == "".join(seen["out"])
     assert result.stderr == "".join(f"e{i}\n" for i in range(20000)) == "".join(seen["err"])

@@ -19,6 +19,8 @@ from harness.waiting import wait_until
 #: How many lives a run of the tests has; each of so many steps.
 LIVES = int(os.environ.get("COLDFRAME_E2E_LIVES", "1"))
 STEPS = 20
+#: Bytes of each piece that the program verifies. Every step reads all of them once or more, and each is some pages.
+PIECE = 64 << 10
 LIFECYCLE = {"on_timeout": "pause", "auto_resume": True}
 
 
@@ -32,7 +34,7 @@ class Life:
         #: Snapshots, and what the program was when each was made.
         self.snapshots: list[tuple[str, Verified]] = []
         self.told: list[str] = []
-        self.program = Verified(server, self.made(Sandbox.create(timeout=900, lifecycle=LIFECYCLE, **server.sdk())))
+        self.program = Verified(server, self.made(Sandbox.create(timeout=900, lifecycle=LIFECYCLE, **server.sdk())), PIECE)
 
     def made(self, sbx: Sandbox) -> Sandbox:
         self.sandboxes.add(sbx.sandbox_id)
@@ -125,7 +127,7 @@ class Life:
                 woken = api.post(f"/v2/sandboxes/{sbx.sandbox_id}/connect", json={"timeout": 900, "memory": False})
             assert woken.status_code == 201, woken.text
         self.program.files_hold(sbx)
-        self.program = Verified(self.server, sbx)
+        self.program = Verified(self.server, sbx, PIECE)
 
     def go_on_as(self, programs: list[Verified]) -> None:
         self.program = self.dice.choice(programs)

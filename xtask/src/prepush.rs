@@ -91,7 +91,7 @@ fn cargo_tests() -> Outcome {
     )
 }
 
-/// The official SDKs and CLI against servers of the tests' own. Two files of tests at a time, each with its own server:
+/// The official SDKs and CLI against servers of the tests' own. Two at a time, each beside a server of its own:
 /// one alone leaves a third of two processors idle, and with more, promises of "within a second" would measure the queue.
 fn end_to_end() -> Outcome {
     let e2e = paths::repository().join("tests/e2e");
@@ -101,7 +101,7 @@ fn end_to_end() -> Outcome {
     let path = std::env::var("PATH").unwrap_or_default();
     show(
         Command::new(&python)
-            .args(["-m", "pytest", "-q", "-n", "2", "--dist", "loadfile"])
+            .args(["-m", "pytest", "-q", "-n", "2", "--dist", "worksteal"])
             .current_dir(&e2e)
             .env("COLDFRAME_BIN", paths::coldframe())
             .env("COLDFRAME_E2E_STATE", e2e_state())

@@ -299,6 +299,9 @@ pub(crate) enum Bench {
         /// How many resumes.
         #[arg(long, default_value_t = 10)]
         count: usize,
+        /// After so many pauses more, everything once again: a long life must not slow it down.
+        #[arg(long, default_value_t = 0, value_name = "PAUSES")]
+        depth: usize,
     },
     /// Guest memory without a guest: faults, prefetching and the search for changed pages, against bare system calls.
     Memory {

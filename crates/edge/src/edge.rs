@@ -6,8 +6,8 @@ use http::{Request, Response, request};
 use model::SandboxId;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use upload::Upload;
 use tokio_util::task::TaskTracker;
+use upload::Upload;
 
 use crate::answer::EdgeBody;
 use crate::client::Client;

@@ -40,7 +40,8 @@ impl Upload {
         let awaited = request.headers().contains_key(header::EXPECT);
         // On HTTP/2 a stream is closed without harm to what was answered on it.
         let sends_regardless = request.version() < Version::HTTP_2 && !awaited;
-        request.map(|body| Self { rest_will_come: sends_regardless && !body.is_end_stream(), body: Some(body) })
+        request
+            .map(|body| Self { rest_will_come: sends_regardless && !body.is_end_stream(), body: Some(body) })
     }
 
     /// No body.
@@ -123,7 +124,9 @@ mod tests {
             let (stream, _) = listener.accept().await.unwrap();
             let refuse = service_fn(|request| async {
                 drop(Upload::of(request));
-                Ok::<_, Infallible>(Response::builder().status(401).body(Full::new(Bytes::from("no"))).unwrap())
+                Ok::<_, Infallible>(
+                    Response::builder().status(401).body(Full::new(Bytes::from("no"))).unwrap(),
+                )
             });
             let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), refuse).await;
         });

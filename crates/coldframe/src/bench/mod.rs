@@ -43,7 +43,7 @@ fn measure(command: &Bench) -> Result<(), String> {
             runtime.block_on(checkpoint::run(&state.dir, *count, *dirty))
         }
         Bench::Fork { state, count, forks } => runtime.block_on(fork::run(&state.dir, *count, *forks)),
-        Bench::Resume { state, count } => runtime.block_on(resume::run(&state.dir, *count)),
+        Bench::Resume { state, count, depth } => runtime.block_on(resume::run(&state.dir, *count, *depth)),
         Bench::Memory { dir, size, rounds } => memory::run(dir.as_deref(), *size, *rounds),
         Bench::Depth { dir, size, depth } => depth::run(dir.as_deref(), *size, *depth),
         Bench::Envd { count } => runtime.block_on(envd::run(*count)),

@@ -2,7 +2,8 @@
 //! first command.
 //!
 //! When the processors run, the supervisor says in its log. The floor is a bare restore of what was paused, before each
-//! resume.
+//! resume. With a depth, the sandbox is paused so often again, with something written each time, and then everything is
+//! measured anew, against what it was at first.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -15,14 +16,57 @@ use super::report::{Samples, bar};
 use super::restore::Request;
 use super::server::{Sandbox, Server, settle};
 
-pub(crate) async fn run(dir: &Path, count: usize) -> Result<(), String> {
+/// What is written before each pause, in memory and on the disk.
+const WRITE: &str =
+    "head -c 1M /dev/urandom > /dev/shm/written; head -c 256K /dev/urandom > /home/user/written";
+/// So much more or less than at first is flat.
+const FLAT: f64 = 0.2;
+/// Pauses that are shown together.
+const SLICE: usize = 200;
+
+pub(crate) async fn run(dir: &Path, count: usize, depth: usize) -> Result<(), String> {
     let server = Server::find(dir)?;
     let sandbox = server.create().await?;
-    let mut measured = Measured::default();
-    let outcome = measured.rounds(&server, &sandbox, count).await;
+    let outcome = stages(&server, &sandbox, count, depth).await;
     server.kill(&sandbox).await?;
-    outcome?;
-    measured.print();
+    outcome
+}
+
+async fn stages(server: &Server, sandbox: &Sandbox, count: usize, depth: usize) -> Result<(), String> {
+    let mut first = Measured::default();
+    first.rounds(server, sandbox, count).await?;
+    first.print();
+    if depth == 0 {
+        return Ok(());
+    }
+    deepen(server, sandbox, depth).await?;
+    let mut last = Measured::default();
+    last.rounds(server, sandbox, count).await?;
+    last.print();
+    for (name, last, first) in [
+        ("pause acknowledged", &last.pause, &first.pause),
+        ("connect answered", &last.answered, &first.answered),
+        ("request to processors running", &last.running, &first.running),
+    ] {
+        let ratio = last.ratio(first);
+        bar(name, ratio, "x first", ratio <= 1.0 + FLAT, "<= 1.20 x");
+    }
+    Ok(())
+}
+
+/// Writes, pauses and resumes.
+async fn deepen(server: &Server, sandbox: &Sandbox, depth: usize) -> Result<(), String> {
+    let (mut pause, mut answered) = (Samples::default(), Samples::default());
+    for number in 1..=depth {
+        server.command(sandbox, "/bin/sh", &["-c", WRITE]).await?;
+        pause.push(server.pause(sandbox).await?);
+        answered.push(server.connect(sandbox).await?);
+        if number % SLICE == 0 || number == depth {
+            println!("{number} pauses deeper");
+            std::mem::take(&mut pause).print("  pause acknowledged");
+            std::mem::take(&mut answered).print("  connect answered");
+        }
+    }
     Ok(())
 }
 
