@@ -1,8 +1,10 @@
-//! `GET /files` and `POST /files`: contents of files, both ways.
+//! `GET /files` and `POST /files`: contents of files, both ways; `POST /files/compose`: several files become one.
 //!
 //! ```text
 //! request -> access: token or signature, user, path -+-> download: open -> contents (-> gzip) -> body
 //!                                                     +-> upload: body -> source (gzip ->) (-> form) -> store -> target
+//!
+//! compose: token, user, paths -> concat: sources -> temporary file -> destination
 //! ```
 //!
 //! Reading and writing is done on the blocking pool in pieces of some hundred kilobytes, one ahead of the socket; nobody
@@ -10,6 +12,8 @@
 //! its client is whom the machine belongs to.
 
 mod access;
+mod compose;
+mod concat;
 mod condition;
 mod content_type;
 mod contents;
@@ -28,16 +32,20 @@ mod source;
 mod store;
 mod target;
 mod upload;
+mod written;
 
 use std::sync::Arc;
 
 use axum::Router;
-use axum::routing::get;
+use axum::routing::{get, post};
 
 use crate::state::Envd;
 
 /// The routes.
 pub(crate) fn router(state: Arc<Envd>) -> Router {
     memory::prepare();
-    Router::new().route("/files", get(download::download).post(upload::upload)).with_state(state)
+    Router::new()
+        .route("/files", get(download::download).post(upload::upload))
+        .route("/files/compose", post(compose::compose))
+        .with_state(state)
 }

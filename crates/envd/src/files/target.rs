@@ -167,7 +167,7 @@ fn check_room(plan: &Plan, reusable: u64) -> Result<(), HttpError> {
 }
 
 /// Changes the owner. On file systems that have none it is enough that it is right already.
-fn give(file: &File, owner: Owner) -> io::Result<()> {
+pub(super) fn give(file: &File, owner: Owner) -> io::Result<()> {
     let changed = std::os::unix::fs::fchown(file, Some(owner.uid), Some(owner.gid));
     changed.or_else(|error| {
         let metadata = file.metadata()?;
@@ -190,7 +190,7 @@ fn write_all(file: &mut File, batch: &[Bytes]) -> io::Result<()> {
     Ok(())
 }
 
-fn no_room(message: &str) -> HttpError {
+pub(super) fn no_room(message: &str) -> HttpError {
     HttpError::new(StatusCode::INSUFFICIENT_STORAGE, message)
 }
 
@@ -199,7 +199,8 @@ fn no_space(bytes: u64) -> HttpError {
     no_room(&format!("attempted to write {bytes} bytes: not enough disk space available"))
 }
 
-fn failure(what: &str, path: &Path, error: &io::Error) -> HttpError {
+/// What a client hears of an error of the kernel: `what` was attempted on `path`.
+pub(super) fn failure(what: &str, path: &Path, error: &io::Error) -> HttpError {
     let message = format!("cannot {what} '{}': {error}", path.display());
     match error.raw_os_error().map(Errno::from_raw_os_error) {
         Some(Errno::NOSPC | Errno::DQUOT) => no_room(&format!("not enough disk space available: {message}")),

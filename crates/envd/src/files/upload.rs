@@ -1,7 +1,6 @@
 //! `POST /files`.
 
 use std::collections::{BTreeMap, HashSet};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +11,6 @@ use axum::response::{IntoResponse as _, Response};
 use futures_util::StreamExt as _;
 use http::request::Parts;
 use http::{StatusCode, header};
-use serde::Serialize;
 
 use super::access::Access;
 use super::form::Form;
@@ -22,6 +20,7 @@ use super::signature::Operation;
 use super::source::{Source, source};
 use super::store::store;
 use super::target::Plan;
+use super::written::Written;
 use crate::error::HttpError;
 use crate::state::Envd;
 
@@ -32,23 +31,6 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Most files in one form: each has a line in the answer.
 const MAX_FILES: usize = 10_000;
-
-/// A file that was written.
-#[derive(Debug, Serialize)]
-struct Written {
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    metadata: BTreeMap<String, String>,
-    name: String,
-    path: String,
-    r#type: &'static str,
-}
-
-impl Written {
-    fn new(path: &Path, metadata: BTreeMap<String, String>) -> Self {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Self { metadata, name, path: path.to_string_lossy().into_owned(), r#type: "file" }
-    }
-}
 
 /// Receives files. It goes on when the client hangs up: what has come is written, owned and closed like all else.
 pub(super) async fn upload(State(envd): State<Arc<Envd>>, request: Request) -> Response {
