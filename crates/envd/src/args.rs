@@ -1,13 +1,16 @@
 //! The command line. Options have one dash, as in E2B's daemon, whose callers pass them so; two dashes work too.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 use thiserror::Error;
 
 /// How to call it, for people.
 pub(crate) const USAGE: &str = "usage: envd [-port N] [-host ADDR:PORT] [-guest] [-isnotfc] [-no-cgroups]
-            [-verbose]
+            [-cgroup-root DIR] [-verbose]
        envd -version | -commit";
+
+const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 
 /// What to do.
 #[derive(Debug, PartialEq, Eq)]
@@ -31,13 +34,29 @@ pub(crate) struct Options {
     pub(crate) guest: bool,
     /// Whether processes are sorted into cgroups.
     pub(crate) cgroups: bool,
+    /// Where the hierarchy of cgroups is.
+    pub(crate) cgroup_root: PathBuf,
     /// Say more on standard error.
     pub(crate) verbose: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { port: model::ENVD_PORT, host: None, guest: false, cgroups: true, verbose: false }
+        Self {
+            port: model::ENVD_PORT,
+            host: None,
+            guest: false,
+            cgroups: true,
+            cgroup_root: CGROUP_ROOT.into(),
+            verbose: false,
+        }
+    }
+}
+
+impl Options {
+    /// Whether this is the host's address, which no process in the machine can have without being root.
+    pub(crate) fn is_host(&self, peer: IpAddr) -> bool {
+        self.host.is_some_and(|host| host.ip() == peer)
     }
 }
 
@@ -86,6 +105,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = String>) -> Result<Command, A
             "guest" => options.guest = true,
             // There is no metadata service here to skip: what Firecracker's would say comes with /init.
             "isnotfc" => {}
+            "cgroup-root" => options.cgroup_root = value("cgroup-root")?.into(),
             "no-cgroups" => options.cgroups = false,
             "verbose" => options.verbose = true,
             _ => return Err(unknown()),
@@ -111,12 +131,32 @@ mod tests {
             host: Some(SocketAddr::from(([169, 254, 0, 22], 80))),
             guest: true,
             cgroups: false,
+            cgroup_root: "/x".into(),
             verbose: true,
         };
         for args in [
-            ["-port", "7", "-host", "169.254.0.22:80", "-guest", "-no-cgroups", "-verbose", "-isnotfc"]
-                .as_slice(),
-            ["--port=7", "--host=169.254.0.22:80", "--guest", "--no-cgroups", "--verbose"].as_slice(),
+            [
+                "-port",
+                "7",
+                "-host",
+                "169.254.0.22:80",
+                "-guest",
+                "-no-cgroups",
+                "-cgroup-root",
+                "/x",
+                "-verbose",
+                "-isnotfc",
+            ]
+            .as_slice(),
+            [
+                "--port=7",
+                "--host=169.254.0.22:80",
+                "--guest",
+                "--no-cgroups",
+                "--cgroup-root=/x",
+                "--verbose",
+            ]
+            .as_slice(),
         ] {
             assert_eq!(of(args), Ok(Command::Serve(expected.clone())));
         }

@@ -67,7 +67,7 @@ fn check(envd: &Envd, peer: std::net::IpAddr) -> Result<(), HttpError> {
         let text = "the root file system is not a sandbox's own";
         return Err(HttpError::new(StatusCode::SERVICE_UNAVAILABLE, text));
     }
-    if options.host.is_none_or(|host| host.ip() != peer) {
+    if !options.is_host(peer) {
         return Err(HttpError::new(StatusCode::FORBIDDEN, "only the host may ask for this"));
     }
     Ok(())

@@ -16,6 +16,9 @@
 //! random numbers cannot be made its own is not initialised. What a snapshot has stopped goes on, and who was connected
 //! before it is taken for gone.
 //!
+//! Processes that `/freeze` has stopped go on with the first request that is accepted, even one that was overtaken and
+//! changes nothing else. One that is refused leaves them as they are.
+//!
 //! Requests are handled one after the other, on a task of their own: the host gives up on an attempt quickly and asks
 //! again, and the first attempt must have its effect nevertheless.
 
@@ -54,7 +57,7 @@ pub(crate) fn router(state: Arc<Envd>) -> Router {
 async fn init(State(envd): State<Arc<Envd>>, request: Request) -> Response {
     let received = Instant::now();
     let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
-    let from_host = envd.options().host.is_some_and(|host| Some(host.ip()) == peer);
+    let from_host = peer.is_some_and(|peer| envd.options().is_host(peer));
     let body = match Bytes::from_request(request, &()).await {
         Ok(body) => body,
         Err(rejection) => return rejection.into_response(),
@@ -84,6 +87,7 @@ async fn apply(envd: &Envd, body: &[u8], from_host: bool, received: Instant) -> 
         if !reborn && !is_authorised(settings.access_token.as_deref(), body.access_token.as_deref()) {
             return Err(HttpError::unauthorized("access token validation failed"));
         }
+        thaw(envd);
         if let (Some(last), Some(this)) = (settings.last_init, body.timestamp)
             && this < last
             // The clock of the host before says nothing about the one of this host.
@@ -124,6 +128,16 @@ async fn apply(envd: &Envd, body: &[u8], from_host: bool, received: Instant) -> 
     }
     envd.log().say(LogLevel::Debug, "initialised by the host".to_owned());
     Ok(())
+}
+
+/// What was stopped for a snapshot goes on, however old the request is: its sender knows that the machine runs.
+fn thaw(envd: &Envd) {
+    let workload = envd.workload();
+    if workload.is_frozen()
+        && let Err(error) = workload.thaw()
+    {
+        envd.log().say(LogLevel::Error, error.to_string());
+    }
 }
 
 fn is_authorised(held: Option<&Secret>, given: Option<&str>) -> bool {

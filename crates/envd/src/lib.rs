@@ -6,7 +6,7 @@
 //! connection -> server -> cors -> auth (access token) -> user (Basic auth) -+-> process      process.Process
 //!                                                                            +-> filesystem   filesystem.Filesystem
 //!                                                                            +-> files        GET, POST /files
-//!                                                                            +-> health, init, metrics, envs, snapshot, sync, fsfreeze
+//!                                                                            +-> health, init, metrics, envs, snapshot, sync, freeze, fsfreeze
 //! ```
 //!
 //! What holds everywhere:
@@ -29,6 +29,7 @@ mod envs;
 mod error;
 mod files;
 mod filesystem;
+mod freeze;
 mod fsfreeze;
 mod health;
 mod init;

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use crate::args::Options;
 use crate::cgroups::Cgroups;
+use crate::freeze::Workload;
 use crate::fsfreeze::Freezer;
 use crate::init::Machine;
 use crate::metrics::CpuMeter;
@@ -30,6 +31,7 @@ pub(crate) struct Envd {
     resumes: watch::Sender<u64>,
     settings: RwLock<Settings>,
     shipping: Shipping,
+    workload: Arc<Workload>,
 }
 
 /// What `/init` sets.
@@ -54,12 +56,14 @@ pub(crate) struct Settings {
 impl Envd {
     /// The state of a daemon that has just started.
     pub(crate) fn new(options: Options) -> Arc<Self> {
-        let cgroups = if options.cgroups { Cgroups::make() } else { Cgroups::default() };
+        let cgroups = if options.cgroups { Cgroups::make(&options.cgroup_root) } else { Cgroups::default() };
+        let groups = cgroups.all().map(|(name, group)| (name, group.map(Into::into)));
         Arc::new(Self {
             log: Arc::new(LogQueue::new(options.host.is_some(), options.verbose)),
             machine: Machine::new(options.guest),
             options,
             cgroups,
+            workload: Arc::new(Workload::new(groups.into())),
             cpu_meter: CpuMeter::default(),
             flush: Flush::default(),
             freezer: Freezer::default(),
@@ -111,6 +115,11 @@ impl Envd {
     /// Keeps the root file system as it is.
     pub(crate) fn freezer(&self) -> &Freezer {
         &self.freezer
+    }
+
+    /// The processes of the sandbox's user, as a whole.
+    pub(crate) fn workload(&self) -> &Arc<Workload> {
+        &self.workload
     }
 
     /// How busy the processors are.

@@ -69,6 +69,10 @@ pub(super) async fn launch(
     }
     .map_err(|error| ConnectError::internal(format!("error creating pipes: {error}")))?;
     let [stdin, stdout, stderr] = stdio.theirs;
+    if cgroup.is_some() {
+        // A child that is born among processes that stand still would hold the thread that makes it.
+        envd.workload().running().await;
+    }
     let spawned = start(Request {
         program: config.cmd.clone().into(),
         args: config.args.iter().map(OsString::from).collect(),

@@ -4,37 +4,40 @@
 //! take the last of the memory. What an image or kernel does not offer is left out: a sandbox without limits inside is
 //! still limited from outside.
 
+mod group;
+
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{Mode, OFlags, open, statfs};
+use rustix::fs::statfs;
 
-const ROOT: &str = "/sys/fs/cgroup";
+pub(crate) use self::group::Group;
+
 /// From `linux/magic.h`.
 const CGROUP2_SUPER_MAGIC: u64 = 0x6367_7270;
 /// What the daemon keeps of the memory: an eighth, and at most this many bytes.
 const MAX_RESERVE: u64 = 128 << 20;
 
 /// The groups for processes.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Cgroups {
-    user: Option<Arc<OwnedFd>>,
-    terminals: Option<Arc<OwnedFd>>,
+    user: Option<Arc<Group>>,
+    terminals: Option<Arc<Group>>,
 }
 
 impl Cgroups {
-    /// Makes the groups, where there is a hierarchy of version 2.
-    pub(crate) fn make() -> Self {
+    /// Makes the groups below a directory, where that is a hierarchy of version 2.
+    pub(crate) fn make(root: &Path) -> Self {
         #[allow(clippy::cast_sign_loss, reason = "a magic number is bits")]
-        let is_version_2 = statfs(ROOT).is_ok_and(|stat| stat.f_type as u64 == CGROUP2_SUPER_MAGIC);
+        let is_version_2 = statfs(root).is_ok_and(|stat| stat.f_type as u64 == CGROUP2_SUPER_MAGIC);
         if !is_version_2 {
             return Self::default();
         }
         // One at a time: a controller that is missing must not keep the others away.
         for controller in ["+cpu", "+memory", "+io"] {
-            let _ = fs::write(Path::new(ROOT).join("cgroup.subtree_control"), controller);
+            let _ = fs::write(root.join("cgroup.subtree_control"), controller);
         }
         let memory = memory_limit();
         let mut user = vec![("cpu.weight", "50".to_owned()), ("io.weight", "default 10".to_owned())];
@@ -44,28 +47,24 @@ impl Cgroups {
                 settings.extend([("memory.high", limit.clone()), ("memory.max", limit.clone())]);
             }
         }
+        let group = |name, settings: &[_]| Group::make(&root.join(name), settings).map(Arc::new);
         Self { user: group("user", &user), terminals: group("ptys", &terminals) }
     }
 
     /// Where processes without a terminal go.
     pub(crate) fn user(&self) -> Option<Arc<OwnedFd>> {
-        self.user.clone()
+        self.user.as_ref().map(|group| group.directory())
     }
 
     /// Where processes with a terminal go.
     pub(crate) fn terminals(&self) -> Option<Arc<OwnedFd>> {
-        self.terminals.clone()
+        self.terminals.as_ref().map(|group| group.directory())
     }
-}
 
-fn group(name: &str, settings: &[(&str, String)]) -> Option<Arc<OwnedFd>> {
-    let path = Path::new(ROOT).join(name);
-    // It is there already when the daemon was restarted.
-    let _ = fs::create_dir(&path);
-    for (file, value) in settings {
-        let _ = fs::write(path.join(file), value);
+    /// Both, with their names.
+    pub(crate) fn all(&self) -> [(&'static str, Option<Arc<Group>>); 2] {
+        [("user", self.user.clone()), ("ptys", self.terminals.clone())]
     }
-    open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok().map(Arc::new)
 }
 
 /// All of the memory but what the daemon keeps, in bytes.
