@@ -173,11 +173,8 @@ impl Freezer {
 /// Has the thread that holds it thaw it.
 async fn thawed_by(holder: &Sender<Reply>) -> io::Result<()> {
     let (reply, thawed) = oneshot::channel();
-    match holder.send(reply) {
-        Ok(()) => answer(thawed).await,
-        // It lost patience, thawed it, and is gone.
-        Err(_) => Ok(()),
-    }
+    // When there is no answer, it has lost patience, perhaps in this moment: it has thawed it and is gone.
+    if holder.send(reply).is_err() { Ok(()) } else { thawed.await.unwrap_or(Ok(())) }
 }
 
 fn on_a_thread(work: impl FnOnce(Reply) + Send + 'static) -> io::Result<oneshot::Receiver<io::Result<()>>> {
