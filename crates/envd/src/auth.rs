@@ -1,11 +1,12 @@
 //! The access token: whoever holds it may do everything in this sandbox.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use http::Method;
+use http::{Method, StatusCode};
 
 use crate::error::HttpError;
 use crate::state::Envd;
@@ -34,6 +35,18 @@ pub(crate) async fn require_token(State(envd): State<Arc<Envd>>, request: Reques
         }
     }
     next.run(request).await
+}
+
+/// Refuses whoever is not the host. A daemon that knows its host obeys nobody else in what is the host's alone: processes
+/// in the machine can reach it, too. One that knows of none leaves it to the token.
+///
+/// # Errors
+/// 403.
+pub(crate) fn require_host(envd: &Envd, peer: IpAddr) -> Result<(), HttpError> {
+    if envd.options().host.is_some() && !envd.options().is_host(peer) {
+        return Err(HttpError::new(StatusCode::FORBIDDEN, "only the host may ask for this"));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

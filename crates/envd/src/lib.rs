@@ -6,7 +6,8 @@
 //! connection -> server -> cors -> auth (access token) -> user (Basic auth) -+-> process      process.Process
 //!                                                                            +-> filesystem   filesystem.Filesystem
 //!                                                                            +-> files        GET, POST /files
-//!                                                                            +-> health, init, metrics, envs, snapshot, sync, freeze, fsfreeze
+//!                                                                            +-> health, init, metrics, envs, snapshot, sync, freeze, fsfreeze,
+//!                                                                                 collapse
 //! ```
 //!
 //! What holds everywhere:
@@ -23,6 +24,7 @@
 mod args;
 mod auth;
 mod cgroups;
+mod collapse;
 mod connect;
 mod cors;
 mod envs;

@@ -77,6 +77,23 @@ fn processes_and_requests_go_on_through_a_preparation() {
 }
 
 #[test]
+fn the_daemon_puts_its_memory_together_and_goes_on() {
+    let daemon = Daemon::start();
+    let client = daemon.client();
+    for _ in 0..2 {
+        let answer = client.http("POST", "/collapse", "");
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let report = answer.json();
+        let number = |name: &str| report[name].as_u64().unwrap_or_else(|| panic!("{name} in {report}"));
+        assert_eq!(number("chunks"), number("collapsed") + number("alreadyHuge") + number("skipped"));
+        assert!(number("regions") > 0 && number("elapsedMs") < 10_000, "{report}");
+        assert_eq!(client.run("echo on").out(), "on\n");
+    }
+    let daemon = Daemon::with_args(&["-host", "127.0.0.2:9"]);
+    assert_eq!(daemon.client().http("POST", "/collapse", "").status, 403);
+}
+
+#[test]
 fn nothing_of_this_machine_changes_outside_a_guest() {
     let daemon = Daemon::start();
     let state = || {

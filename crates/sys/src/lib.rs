@@ -2,6 +2,7 @@
 
 pub mod background;
 pub mod child;
+pub mod collapse;
 pub mod entropy;
 pub mod freeze;
 pub mod heap;

@@ -14,7 +14,6 @@
 
 mod workload;
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +25,7 @@ use http::{StatusCode, header};
 use model::LogLevel;
 use serde::Deserialize;
 
+use crate::auth::require_host;
 use crate::error::HttpError;
 use crate::server::Peer;
 use crate::state::Envd;
@@ -64,7 +64,7 @@ async fn freeze(
     Extension(Peer(peer)): Extension<Peer>,
     parameters: Result<Query<Parameters>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Response, HttpError> {
-    check(&envd, peer)?;
+    require_host(&envd, peer)?;
     let Query(parameters) =
         parameters.map_err(|error| HttpError::bad_request(format!("cannot read the query: {error}")))?;
     if matches!(parameters.mode, Some(Mode::Hierarchy)) {
@@ -95,17 +95,9 @@ async fn unfreeze(
     State(envd): State<Arc<Envd>>,
     Extension(Peer(peer)): Extension<Peer>,
 ) -> Result<StatusCode, HttpError> {
-    check(&envd, peer)?;
+    require_host(&envd, peer)?;
     // There is nothing to wait for in it, so nobody can end it half way.
     envd.workload().thaw().map(|()| StatusCode::NO_CONTENT).map_err(|error| internal(error.to_string()))
-}
-
-/// A daemon that knows its host obeys nobody else: processes in the machine may reach it, too.
-fn check(envd: &Envd, peer: IpAddr) -> Result<(), HttpError> {
-    if envd.options().host.is_some() && !envd.options().is_host(peer) {
-        return Err(HttpError::new(StatusCode::FORBIDDEN, "only the host may ask for this"));
-    }
-    Ok(())
 }
 
 fn internal(message: String) -> HttpError {

@@ -8,8 +8,8 @@ use http::StatusCode;
 
 use crate::state::Envd;
 use crate::{
-    auth, cors, envs, files, filesystem, freeze, fsfreeze, health, init, metrics, process, snapshot, sync,
-    user,
+    auth, collapse, cors, envs, files, filesystem, freeze, fsfreeze, health, init, metrics, process,
+    snapshot, sync, user,
 };
 
 /// Everything this daemon answers.
@@ -22,6 +22,7 @@ pub(crate) fn all(envd: &Arc<Envd>) -> Router {
         .merge(metrics::router(share()))
         .merge(snapshot::router(share()))
         .merge(sync::router(share()))
+        .merge(collapse::router(share()))
         .merge(freeze::router(share()))
         .merge(fsfreeze::router(share()))
         .merge(files::router(share()))
