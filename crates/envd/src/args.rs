@@ -2,12 +2,13 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use thiserror::Error;
 
 /// How to call it, for people.
 pub(crate) const USAGE: &str = "usage: envd [-port N] [-host ADDR:PORT] [-guest] [-isnotfc] [-no-cgroups]
-            [-cgroup-root DIR] [-verbose]
+            [-cgroup-root DIR] [-system-root DIR] [-mmds ADDR:PORT] [-verbose]
        envd -version | -commit";
 
 const CGROUP_ROOT: &str = "/sys/fs/cgroup";
@@ -36,6 +37,11 @@ pub(crate) struct Options {
     pub(crate) cgroups: bool,
     /// Where the hierarchy of cgroups is.
     pub(crate) cgroup_root: PathBuf,
+    /// Below where the files of the system are ours to change: hosts, certificates. Everywhere in a guest, nowhere
+    /// else without this.
+    pub(crate) system_root: Option<PathBuf>,
+    /// Where a metadata service says whose sandbox this is. Nowhere when absent: all of it comes with `/init`.
+    pub(crate) mmds: Option<SocketAddr>,
     /// Say more on standard error.
     pub(crate) verbose: bool,
 }
@@ -48,6 +54,8 @@ impl Default for Options {
             guest: false,
             cgroups: true,
             cgroup_root: CGROUP_ROOT.into(),
+            system_root: None,
+            mmds: None,
             verbose: false,
         }
     }
@@ -74,6 +82,7 @@ pub(crate) enum ArgsError {
 /// Reads the arguments, without the program's name.
 pub(crate) fn parse(args: impl IntoIterator<Item = String>) -> Result<Command, ArgsError> {
     let mut options = Options::default();
+    let mut is_elsewhere = false;
     let mut args = args.into_iter();
     while let Some(argument) = args.next() {
         let unknown = || ArgsError::Unknown(argument.clone());
@@ -88,30 +97,28 @@ pub(crate) fn parse(args: impl IntoIterator<Item = String>) -> Result<Command, A
             "commit" => return Ok(Command::Commit),
             "port" => {
                 let text = value("port")?;
-                options.port = text.parse().map_err(|_| ArgsError::BadValue {
-                    option: "port",
-                    value: text,
-                    expected: "a port number",
-                })?;
+                options.port = parsed("port", text, "a port number")?;
             }
-            "host" => {
-                let text = value("host")?;
-                options.host = Some(text.parse().map_err(|_| ArgsError::BadValue {
-                    option: "host",
-                    value: text,
-                    expected: "an address with a port",
-                })?);
-            }
+            "host" => options.host = Some(parsed("host", value("host")?, "an address with a port")?),
+            "mmds" => options.mmds = Some(parsed("mmds", value("mmds")?, "an address with a port")?),
             "guest" => options.guest = true,
-            // There is no metadata service here to skip: what Firecracker's would say comes with /init.
-            "isnotfc" => {}
+            // Not in a virtual machine of Firecracker, so there is no metadata service.
+            "isnotfc" => is_elsewhere = true,
+            "system-root" => options.system_root = Some(value("system-root")?.into()),
             "cgroup-root" => options.cgroup_root = value("cgroup-root")?.into(),
             "no-cgroups" => options.cgroups = false,
             "verbose" => options.verbose = true,
             _ => return Err(unknown()),
         }
     }
+    if is_elsewhere {
+        options.mmds = None;
+    }
     Ok(Command::Serve(options))
+}
+
+fn parsed<T: FromStr>(option: &'static str, value: String, expected: &'static str) -> Result<T, ArgsError> {
+    value.parse().map_err(|_| ArgsError::BadValue { option, value, expected })
 }
 
 #[cfg(test)]
@@ -132,6 +139,8 @@ mod tests {
             guest: true,
             cgroups: false,
             cgroup_root: "/x".into(),
+            system_root: Some("/y".into()),
+            mmds: None,
             verbose: true,
         };
         for args in [
@@ -144,6 +153,9 @@ mod tests {
                 "-no-cgroups",
                 "-cgroup-root",
                 "/x",
+                "-system-root=/y",
+                "-mmds",
+                "169.254.169.254:80",
                 "-verbose",
                 "-isnotfc",
             ]
@@ -154,6 +166,7 @@ mod tests {
                 "--guest",
                 "--no-cgroups",
                 "--cgroup-root=/x",
+                "--system-root=/y",
                 "--verbose",
             ]
             .as_slice(),
@@ -168,6 +181,7 @@ mod tests {
         assert_eq!(of(&["-x"]), Err(ArgsError::Unknown("-x".into())));
         assert_eq!(of(&["-port"]), Err(ArgsError::NoValue("port")));
         assert!(matches!(of(&["-port", "70000"]), Err(ArgsError::BadValue { option: "port", .. })));
+        assert!(matches!(of(&["-mmds", "80"]), Err(ArgsError::BadValue { option: "mmds", .. })));
         assert!(matches!(of(&["-host", "example.com:80"]), Err(ArgsError::BadValue { option: "host", .. })));
     }
 }

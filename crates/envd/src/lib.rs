@@ -21,6 +21,7 @@
 //!   directly, since a static binary has no name service.
 #![forbid(unsafe_code)]
 
+mod apart;
 mod args;
 mod auth;
 mod cgroups;

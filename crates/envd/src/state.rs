@@ -10,7 +10,7 @@ use crate::args::Options;
 use crate::cgroups::Cgroups;
 use crate::freeze::Workload;
 use crate::fsfreeze::Freezer;
-use crate::init::Machine;
+use crate::init::{Follower, Machine, Volumes};
 use crate::metrics::CpuMeter;
 use crate::push::{LogQueue, Shipping};
 use crate::sync::Flush;
@@ -28,9 +28,11 @@ pub(crate) struct Envd {
     freezer: Freezer,
     log: Arc<LogQueue>,
     machine: Machine,
+    metadata: Option<Follower>,
     resumes: watch::Sender<u64>,
     settings: RwLock<Settings>,
     shipping: Shipping,
+    volumes: Volumes,
     workload: Arc<Workload>,
 }
 
@@ -60,7 +62,9 @@ impl Envd {
         let groups = cgroups.all().map(|(name, group)| (name, group.map(Into::into)));
         Arc::new(Self {
             log: Arc::new(LogQueue::new(options.host.is_some(), options.verbose)),
-            machine: Machine::new(options.guest),
+            machine: Machine::new(options.guest, options.system_root.clone()),
+            metadata: options.mmds.map(Follower::new),
+            volumes: Volumes::default(),
             options,
             cgroups,
             workload: Arc::new(Workload::new(groups.into())),
@@ -105,6 +109,16 @@ impl Envd {
     /// The machine around us.
     pub(crate) fn machine(&self) -> &Machine {
         &self.machine
+    }
+
+    /// The metadata service, where there is one.
+    pub(crate) fn metadata(&self) -> Option<&Follower> {
+        self.metadata.as_ref()
+    }
+
+    /// Network volumes that are mounted.
+    pub(crate) fn volumes(&self) -> &Volumes {
+        &self.volumes
     }
 
     /// Writes everything to the disks.

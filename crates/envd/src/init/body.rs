@@ -1,12 +1,16 @@
 //! What a request to `/init` says.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use guest_init::machine_name;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use sys::entropy::MAX_SEED_BYTES;
 
-/// The body of a request. What E2B's daemon knows and this one has no use for yet is ignored.
+use super::pem;
+use super::volumes::{self, Volume};
+
+/// The body of a request. What is not known is ignored.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct InitBody {
@@ -23,6 +27,16 @@ pub(super) struct InitBody {
     /// Names the time between a boot or resume and the next pause.
     #[serde(rename = "lifecycleID")]
     pub(super) lifecycle_id: Option<String>,
+    #[serde(rename = "hyperloopIP")]
+    hyperloop_ip: Option<String>,
+    /// Where the host's own services are, for the sandbox.
+    #[serde(skip)]
+    pub(super) hyperloop: Option<IpAddr>,
+    /// Network volumes to mount.
+    #[serde(deserialize_with = "null_is_empty")]
+    pub(super) volume_mounts: Vec<Volume>,
+    /// Certificates to trust, written in one way.
+    pub(super) ca_bundle: Option<String>,
     /// What the machine is called from now on. Ours, as the following: E2B's daemon asks a metadata service.
     pub(super) hostname: Option<String>,
     /// Bytes that nobody can guess, in hex.
@@ -63,6 +77,14 @@ impl InitBody {
         if body.hostname.as_deref().is_some_and(|name| !machine_name::is_valid(name)) {
             return Err("a host name must be 1 to 63 letters, digits, dots or hyphens".into());
         }
+        if let Some(ip) = body.hyperloop_ip.take().filter(|ip| !ip.is_empty()) {
+            body.hyperloop =
+                Some(ip.parse().map_err(|_| format!("hyperloopIP {ip:?} is not an IP address"))?);
+        }
+        volumes::check(&body.volume_mounts)?;
+        if let Some(bundle) = body.ca_bundle.take().filter(|bundle| !bundle.is_empty()) {
+            body.ca_bundle = Some(pem::normalise(&bundle).map_err(|error| format!("caBundle: {error}"))?);
+        }
         if let Some(hex) = body.entropy.take() {
             body.seed = decode(&hex).ok_or_else(|| {
                 format!("entropy must be hex digits, two for each of at most {MAX_SEED_BYTES} bytes")
@@ -70,6 +92,10 @@ impl InitBody {
         }
         Ok(body)
     }
+}
+
+fn null_is_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Volume>, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 fn decode(hex: &str) -> Option<Vec<u8>> {
@@ -87,7 +113,13 @@ mod tests {
 
     #[test]
     fn every_field_is_optional_and_unknown_ones_are_ignored() {
-        for empty in ["", " \n", "{}", r#"{"accessToken":null,"volumeMounts":[],"caBundle":"x"}"#] {
+        for empty in [
+            "",
+            " \n",
+            "{}",
+            r#"{"accessToken":null,"volumeMounts":[],"caBundle":"","hyperloopIP":"","new":1}"#,
+            r#"{"volumeMounts":null}"#,
+        ] {
             assert!(InitBody::parse(empty.as_bytes()).unwrap().access_token.is_none());
         }
         let body = InitBody::parse(
@@ -126,6 +158,15 @@ mod tests {
         }
         let longest = format!(r#"{{"entropy":"{}"}}"#, "00".repeat(MAX_SEED_BYTES));
         assert_eq!(InitBody::parse(longest.as_bytes()).unwrap().seed.len(), MAX_SEED_BYTES);
+        for (body, part) in [
+            (r#"{"hyperloopIP":"events"}"#, "not an IP address"),
+            (r#"{"caBundle":"secret"}"#, "caBundle: there is no certificate"),
+            (r#"{"volumeMounts":[{"nfs_target":"a:/b","path":"c"}]}"#, "volumeMounts: path"),
+            (r#"{"volumeMounts":[{"path":"/c"}]}"#, "line 1 column"),
+        ] {
+            let error = InitBody::parse(body.as_bytes()).unwrap_err();
+            assert!(error.contains(part) && !error.contains("secret"), "{error}");
+        }
         assert!(InitBody::parse(br#"{"hostname":"a b"}"#).is_err());
         assert!(InitBody::parse(br#"{"accessToken":""}"#).is_err());
         assert!(InitBody::parse(br#"{"envVars":{"A=B":"1"}}"#).is_err());
