@@ -281,6 +281,38 @@ fn the_binary_form_says_the_same() {
 }
 
 #[test]
+fn old_clients_hear_what_they_know_and_that_they_are_old() {
+    let server = Server::start();
+    std::fs::write(server.path("file"), "hello").unwrap();
+    let (file, directory) = (server.text("file"), server.text("."));
+    let call = |agent: &str, method: &str, message: Value| {
+        let headers = [("content-type", "application/json"), ("user-agent", agent)];
+        let target = format!("/filesystem.Filesystem/{method}");
+        let answer = server.request("POST", &target, &headers, message.to_string().as_bytes());
+        (answer.header("x-e2b-legacy-sdk").map(str::to_owned), answer.json())
+    };
+    let old = |method: &str, message: Value| {
+        let (mark, answer) = call("connect-python", method, message);
+        assert_eq!(mark.as_deref(), Some("true"), "{method}");
+        answer
+    };
+    let known = json!({"name": "file", "type": "FILE_TYPE_FILE", "path": file});
+    assert_eq!(old("Stat", json!({"path": file})), json!({"entry": known}));
+    assert_eq!(old("ListDir", json!({"path": directory}))["entries"][0].as_object().unwrap().len(), 3);
+    let moved = server.text("moved");
+    let answer = old("Move", json!({"source": file, "destination": moved}));
+    assert_eq!(answer["entry"], json!({"name": "moved", "type": "FILE_TYPE_FILE", "path": moved}));
+    let made = server.text("made");
+    let answer = old("MakeDir", json!({"path": made}));
+    assert_eq!(answer["entry"], json!({"name": "made", "type": "FILE_TYPE_DIRECTORY", "path": made}));
+    assert_eq!(old("Stat", json!({"path": file}))["code"], "not_found");
+    for agent in ["connect-python/0.11", "python", ""] {
+        let (mark, answer) = call(agent, "Stat", json!({"path": moved}));
+        assert_eq!((mark, &answer["entry"]["size"]), (None, &json!("5")), "{agent}");
+    }
+}
+
+#[test]
 fn requests_that_are_none() {
     let server = Server::start();
     for (target, kind, body, status) in [

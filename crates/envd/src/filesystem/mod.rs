@@ -7,6 +7,7 @@ mod change;
 mod ensure;
 mod entry;
 mod error;
+mod legacy;
 mod list;
 mod message;
 mod metadata;
@@ -19,6 +20,7 @@ mod watch;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::middleware::from_fn;
 use envd_proto::filesystem::FilesystemExt as _;
 
 use crate::connect;
@@ -32,4 +34,5 @@ pub(crate) use owner::Owner;
 /// The routes of the service.
 pub(crate) fn router(state: Arc<Envd>) -> Router {
     connect::mount(Arc::new(service::Service::new(state)).register(connectrpc::Router::new()))
+        .layer(from_fn(legacy::mark))
 }

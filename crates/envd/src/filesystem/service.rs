@@ -17,10 +17,11 @@ use envd_proto::filesystem::{
 };
 
 use super::blocking::blocking;
+use super::entry::Entry;
 use super::names::Names;
 use super::owner::Owner;
 use super::watch::{WatchOptions, Watcher, Watchers, stream};
-use super::{change, list};
+use super::{change, legacy, list};
 use crate::state::Envd;
 use crate::user::{User, request_user, resolve_path};
 
@@ -59,6 +60,12 @@ impl Service {
     }
 }
 
+/// An entry as the client knows them.
+fn info(ctx: &RequestContext, entry: Entry) -> EntryInfo {
+    let info = EntryInfo::from(entry);
+    if legacy::is_legacy(ctx.headers()) { legacy::reduce(info) } else { info }
+}
+
 impl Filesystem for Service {
     async fn stat<'a>(
         &'a self,
@@ -67,7 +74,7 @@ impl Filesystem for Service {
     ) -> ServiceResult<impl Encodable<StatResponse> + Send + use<'a>> {
         let path = self.caller(&ctx)?.path(request.path)?;
         let entry = blocking(move || change::stat(&path)).await?;
-        Response::ok(StatResponse { entry: EntryInfo::from(entry).into() })
+        Response::ok(StatResponse { entry: info(&ctx, entry).into() })
     }
 
     async fn make_dir<'a>(
@@ -78,7 +85,7 @@ impl Filesystem for Service {
         let caller = self.caller(&ctx)?;
         let (path, owner) = (caller.path(request.path)?, caller.owner());
         let entry = blocking(move || change::make_dir(&path, owner)).await?;
-        Response::ok(MakeDirResponse { entry: EntryInfo::from(entry).into() })
+        Response::ok(MakeDirResponse { entry: info(&ctx, entry).into() })
     }
 
     async fn r#move<'a>(
@@ -90,7 +97,7 @@ impl Filesystem for Service {
         let (source, destination) = (caller.path(request.source)?, caller.path(request.destination)?);
         let owner = caller.owner();
         let entry = blocking(move || change::rename(&source, &destination, owner)).await?;
-        Response::ok(MoveResponse { entry: EntryInfo::from(entry).into() })
+        Response::ok(MoveResponse { entry: info(&ctx, entry).into() })
     }
 
     async fn list_dir<'a>(
@@ -99,8 +106,10 @@ impl Filesystem for Service {
         request: ServiceRequest<'_, ListDirRequest>,
     ) -> ServiceResult<impl Encodable<ListDirResponse> + Send + use<'a>> {
         let (path, depth) = (self.caller(&ctx)?.path(request.path)?, request.depth);
+        let is_legacy = legacy::is_legacy(ctx.headers());
         let entries = blocking(move || -> Result<Vec<EntryInfo>, super::error::FsError> {
-            Ok(list::list(&path, depth, &Names::load())?.into_iter().map(EntryInfo::from).collect())
+            let entries = list::list(&path, depth, &Names::load())?.into_iter().map(EntryInfo::from);
+            Ok(if is_legacy { entries.map(legacy::reduce).collect() } else { entries.collect() })
         })
         .await?;
         Response::ok(ListDirResponse { entries })
