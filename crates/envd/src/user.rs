@@ -4,6 +4,7 @@
 //! daemon may be anybody. The name decides ownership, home directory and, for processes, credentials.
 
 mod accounts;
+mod cached;
 mod path;
 mod request;
 

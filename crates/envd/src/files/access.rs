@@ -39,7 +39,7 @@ impl Access {
     /// # Errors
     ///
     /// 400 for a query that cannot be read, 401 for everything else.
-    pub(super) fn check(envd: &Envd, request: &Parts, operation: Operation) -> Result<Self, HttpError> {
+    pub(super) async fn check(envd: &Envd, request: &Parts, operation: Operation) -> Result<Self, HttpError> {
         let Query(parameters) = Query::<Parameters>::try_from_uri(&request.uri)
             .map_err(|error| HttpError::bad_request(format!("cannot read the query: {error}")))?;
         let claim = Claim {
@@ -54,8 +54,8 @@ impl Access {
         authorize(envd.access_token().as_deref(), &request.headers, &claim, now)
             .map_err(|refused| HttpError::unauthorized(refused.to_string()))?;
         let user = match parameters.username.as_deref() {
-            Some(name) if !name.is_empty() => User::by_name(name).map(Arc::new),
-            _ => request_user(envd, &request.extensions),
+            Some(name) if !name.is_empty() => User::by_name(name).await.map(Arc::new),
+            _ => request_user(envd, &request.extensions).await,
         };
         let user = user.map_err(|unknown| HttpError::unauthorized(unknown.to_string()))?;
         Ok(Self { user, workdir: envd.default_workdir(), path: parameters.path })

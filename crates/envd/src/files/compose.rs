@@ -53,8 +53,8 @@ pub(super) async fn compose(State(envd): State<Arc<Envd>>, request: Request) -> 
 async fn answer(envd: &Envd, extensions: &Extensions, body: &[u8]) -> Result<Written, HttpError> {
     let body = Body::parse(body)?;
     let user = match body.username.as_deref() {
-        Some(name) if !name.is_empty() => User::by_name(name).map(Arc::new),
-        _ => request_user(envd, extensions),
+        Some(name) if !name.is_empty() => User::by_name(name).await.map(Arc::new),
+        _ => request_user(envd, extensions).await,
     };
     let user = user.map_err(|unknown| HttpError::unauthorized(unknown.to_string()))?;
     let workdir = envd.default_workdir();

@@ -33,7 +33,7 @@ pub(super) async fn download(State(envd): State<Arc<Envd>>, request: Request) ->
 }
 
 async fn answer(envd: &Envd, request: &http::request::Parts) -> Result<Response, HttpError> {
-    let access = Access::check(envd, request, Operation::Read)?;
+    let access = Access::check(envd, request, Operation::Read).await?;
     let path: Arc<Path> = access.resolve(access.path.as_deref().unwrap_or_default())?.into();
     let opened = {
         let path = Arc::clone(&path);

@@ -45,7 +45,7 @@ pub(super) async fn upload(State(envd): State<Arc<Envd>>, request: Request) -> R
 
 async fn answer(envd: Arc<Envd>, request: Request) -> Response {
     let (request, body) = request.into_parts();
-    let mut upload = match Upload::prepare(&envd, &request, body) {
+    let mut upload = match Upload::prepare(&envd, &request, body).await {
         Ok(upload) => upload,
         Err(refused) => return refused.into_response(),
     };
@@ -81,8 +81,8 @@ struct Upload {
 
 impl Upload {
     /// Looks at everything but the body.
-    fn prepare(envd: &Envd, request: &Parts, body: Body) -> Result<Self, HttpError> {
-        let access = Access::check(envd, request, Operation::Write)?;
+    async fn prepare(envd: &Envd, request: &Parts, body: Body) -> Result<Self, HttpError> {
+        let access = Access::check(envd, request, Operation::Write).await?;
         let headers = &request.headers;
         let text = |name| headers.get(name).and_then(|value: &http::HeaderValue| value.to_str().ok());
         let content_type = text(header::CONTENT_TYPE).unwrap_or_default();

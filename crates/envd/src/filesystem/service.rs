@@ -54,8 +54,8 @@ impl Service {
         Self { envd, watchers: Watchers::default() }
     }
 
-    fn caller(&self, ctx: &RequestContext) -> Result<Caller, ConnectError> {
-        let user = request_user(&self.envd, ctx.extensions())?;
+    async fn caller(&self, ctx: &RequestContext) -> Result<Caller, ConnectError> {
+        let user = request_user(&self.envd, ctx.extensions()).await?;
         Ok(Caller { user, workdir: self.envd.default_workdir() })
     }
 }
@@ -72,7 +72,7 @@ impl Filesystem for Service {
         ctx: RequestContext,
         request: ServiceRequest<'_, StatRequest>,
     ) -> ServiceResult<impl Encodable<StatResponse> + Send + use<'a>> {
-        let path = self.caller(&ctx)?.path(request.path)?;
+        let path = self.caller(&ctx).await?.path(request.path)?;
         let entry = blocking(move || change::stat(&path)).await?;
         Response::ok(StatResponse { entry: info(&ctx, entry).into() })
     }
@@ -82,7 +82,7 @@ impl Filesystem for Service {
         ctx: RequestContext,
         request: ServiceRequest<'_, MakeDirRequest>,
     ) -> ServiceResult<impl Encodable<MakeDirResponse> + Send + use<'a>> {
-        let caller = self.caller(&ctx)?;
+        let caller = self.caller(&ctx).await?;
         let (path, owner) = (caller.path(request.path)?, caller.owner());
         let entry = blocking(move || change::make_dir(&path, owner)).await?;
         Response::ok(MakeDirResponse { entry: info(&ctx, entry).into() })
@@ -93,7 +93,7 @@ impl Filesystem for Service {
         ctx: RequestContext,
         request: ServiceRequest<'_, MoveRequest>,
     ) -> ServiceResult<impl Encodable<MoveResponse> + Send + use<'a>> {
-        let caller = self.caller(&ctx)?;
+        let caller = self.caller(&ctx).await?;
         let (source, destination) = (caller.path(request.source)?, caller.path(request.destination)?);
         let owner = caller.owner();
         let entry = blocking(move || change::rename(&source, &destination, owner)).await?;
@@ -105,7 +105,7 @@ impl Filesystem for Service {
         ctx: RequestContext,
         request: ServiceRequest<'_, ListDirRequest>,
     ) -> ServiceResult<impl Encodable<ListDirResponse> + Send + use<'a>> {
-        let (path, depth) = (self.caller(&ctx)?.path(request.path)?, request.depth);
+        let (path, depth) = (self.caller(&ctx).await?.path(request.path)?, request.depth);
         let is_legacy = legacy::is_legacy(ctx.headers());
         let entries = blocking(move || -> Result<Vec<EntryInfo>, super::error::FsError> {
             let entries = list::list(&path, depth, &Names::load())?.into_iter().map(EntryInfo::from);
@@ -120,7 +120,7 @@ impl Filesystem for Service {
         ctx: RequestContext,
         request: ServiceRequest<'_, RemoveRequest>,
     ) -> ServiceResult<impl Encodable<RemoveResponse> + Send + use<'a>> {
-        let path = self.caller(&ctx)?.path(request.path)?;
+        let path = self.caller(&ctx).await?.path(request.path)?;
         blocking(move || change::remove(&path)).await?;
         Response::ok(RemoveResponse::default())
     }
@@ -130,7 +130,7 @@ impl Filesystem for Service {
         ctx: RequestContext,
         request: ServiceRequest<'_, WatchDirRequest>,
     ) -> ServiceResult<ServiceStream<impl Encodable<WatchDirResponse> + Send + use<>>> {
-        let path = self.caller(&ctx)?.path(request.path)?;
+        let path = self.caller(&ctx).await?.path(request.path)?;
         let options = WatchOptions {
             recursive: request.recursive,
             include_entry: request.include_entry,
@@ -145,7 +145,7 @@ impl Filesystem for Service {
         ctx: RequestContext,
         request: ServiceRequest<'_, CreateWatcherRequest>,
     ) -> ServiceResult<impl Encodable<CreateWatcherResponse> + Send + use<'a>> {
-        let path = self.caller(&ctx)?.path(request.path)?;
+        let path = self.caller(&ctx).await?.path(request.path)?;
         let options = WatchOptions {
             recursive: request.recursive,
             include_entry: request.include_entry,

@@ -58,7 +58,7 @@ impl Process for Service {
         request: ServiceRequest<'_, StartRequest>,
     ) -> ServiceResult<ServiceStream<impl Encodable<StartResponse> + Send + use<>>> {
         let request = request.to_owned_message();
-        let user = request_user(&self.envd, context.extensions())?;
+        let user = request_user(&self.envd, context.extensions()).await?;
         let envd = Arc::clone(&self.envd);
         let registry = Arc::clone(&self.registry);
         let deadline = context.deadline();

@@ -1,9 +1,13 @@
 //! The user and group database: `/etc/passwd` and `/etc/group`, read by hand and anew each time, since the guest may
-//! change them at any time and they are small.
+//! change them at any time and they are small. Every request may need them, and all of the daemon shares one thread, so
+//! that thread reads them only as far as they are in memory.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
+
+use super::cached;
+use crate::filesystem::blocking;
 
 const PASSWD: &str = "/etc/passwd";
 const GROUP: &str = "/etc/group";
@@ -33,8 +37,11 @@ impl User {
     ///
     /// # Errors
     /// [`UnknownUser`] when no line of `/etc/passwd` has this name, or the file cannot be read.
-    pub(crate) fn by_name(name: &str) -> Result<Self, UnknownUser> {
-        Accounts::read().user(name)
+    pub(crate) async fn by_name(name: &str) -> Result<Self, UnknownUser> {
+        match Accounts::cached() {
+            Some(accounts) => accounts.user(name),
+            None => blocking(Accounts::read).await.user(name),
+        }
     }
 }
 
@@ -46,7 +53,13 @@ pub(crate) struct Accounts {
 }
 
 impl Accounts {
-    /// Reads both files. One that is missing or unreadable counts as empty: an image need not have them.
+    /// Both files, if they can be read without waiting for a disk.
+    fn cached() -> Option<Self> {
+        let read = |path| Some(String::from_utf8_lossy(&cached::read(Path::new(path))?).into_owned());
+        Some(Self { passwd: read(PASSWD)?, group: read(GROUP)? })
+    }
+
+    /// Reads both files, which may have to wait for a disk. One that is missing or unreadable counts as empty: an image need not have them.
     pub(crate) fn read() -> Self {
         let read = |path| String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned();
         Self { passwd: read(PASSWD), group: read(GROUP) }

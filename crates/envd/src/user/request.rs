@@ -18,7 +18,7 @@ use crate::state::Envd;
 /// whatever it wants: a Connect error on every route, which is what clients understand.
 pub(crate) async fn authenticate(mut request: Request, next: Next) -> Response {
     if let Some(name) = basic_auth_user(request.headers()) {
-        match User::by_name(&name) {
+        match User::by_name(&name).await {
             Ok(user) => {
                 request.extensions_mut().insert(Arc::new(user));
             }
@@ -35,10 +35,10 @@ pub(crate) async fn authenticate(mut request: Request, next: Next) -> Response {
 ///
 /// # Errors
 /// [`UnknownUser`] when the default user does not exist.
-pub(crate) fn request_user(envd: &Envd, extensions: &Extensions) -> Result<Arc<User>, UnknownUser> {
+pub(crate) async fn request_user(envd: &Envd, extensions: &Extensions) -> Result<Arc<User>, UnknownUser> {
     match extensions.get::<Arc<User>>() {
         Some(user) => Ok(Arc::clone(user)),
-        None => User::by_name(&envd.default_user()).map(Arc::new),
+        None => User::by_name(&envd.default_user()).await.map(Arc::new),
     }
 }
 
