@@ -12,12 +12,14 @@ use tokio::sync::Mutex;
 
 /// Pieces of input that may wait for one process to read. Each is a task that holds its bytes.
 const MAX_WAITING: usize = 64;
+/// Bytes in them. One piece more may come while there are fewer, however large it is: that is limited elsewhere.
+const MAX_WAITING_BYTES: usize = 64 << 20;
 
 /// The input of one process.
 #[derive(Debug)]
 pub(super) struct Input {
     target: Target,
-    waiting: AtomicUsize,
+    waiting: Waiting,
 }
 
 #[derive(Debug)]
@@ -31,12 +33,12 @@ enum Target {
 impl Input {
     /// Input through a pipe; none when absent.
     pub(super) fn pipe(pipe: Option<AsyncFd<OwnedFd>>) -> Self {
-        Self { target: Target::Pipe(Mutex::new(pipe)), waiting: AtomicUsize::new(0) }
+        Self { target: Target::Pipe(Mutex::new(pipe)), waiting: Waiting::default() }
     }
 
     /// Input through a terminal.
     pub(super) fn terminal(terminal: Arc<AsyncFd<OwnedFd>>) -> Self {
-        Self { target: Target::Terminal(Mutex::new(terminal)), waiting: AtomicUsize::new(0) }
+        Self { target: Target::Terminal(Mutex::new(terminal)), waiting: Waiting::default() }
     }
 
     /// Writes a piece, after those that came before it, and waits while the process does not read.
@@ -44,10 +46,10 @@ impl Input {
     /// # Errors
     /// `internal` when the process has no such input (any more); `resource_exhausted` when too many pieces wait.
     pub(super) async fn write(&self, piece: Piece) -> Result<(), ConnectError> {
-        let Some(_waiting) = Waiting::new(&self.waiting) else {
-            let message = format!("{MAX_WAITING} pieces of input already wait for the process to read them");
-            return Err(ConnectError::resource_exhausted(message));
+        let length = match &piece {
+            Piece::Stdin(bytes) | Piece::Pty(bytes) => bytes.len(),
         };
+        let _waiting = self.waiting.enter(length)?;
         match (&self.target, piece) {
             (Target::Pipe(pipe), Piece::Stdin(bytes)) => match &*pipe.lock().await {
                 Some(pipe) => write_all(pipe, &bytes).await.map_err(|error| failed("stdin", error)),
@@ -68,10 +70,11 @@ impl Input {
     /// Ends standard input, after the pieces that came before. Again is fine.
     ///
     /// # Errors
-    /// `unknown` for a terminal, which has no end.
+    /// `unknown` for a terminal, which has no end; `resource_exhausted` as above.
     pub(super) async fn close(&self) -> Result<(), ConnectError> {
         match &self.target {
             Target::Pipe(pipe) => {
+                let _waiting = self.waiting.enter(0)?;
                 pipe.lock().await.take();
                 Ok(())
             }
@@ -100,21 +103,57 @@ async fn write_all(file: &AsyncFd<OwnedFd>, mut bytes: &[u8]) -> std::io::Result
     Ok(())
 }
 
-/// One of the pieces that wait.
-struct Waiting<'a>(&'a AtomicUsize);
+/// The pieces that wait.
+#[derive(Debug, Default)]
+struct Waiting {
+    pieces: AtomicUsize,
+    bytes: AtomicUsize,
+}
 
-impl<'a> Waiting<'a> {
-    fn new(count: &'a AtomicUsize) -> Option<Self> {
-        if count.fetch_add(1, Ordering::Relaxed) < MAX_WAITING {
-            return Some(Self(count));
+/// One of them.
+#[derive(Debug)]
+struct Piecewise<'a> {
+    waiting: &'a Waiting,
+    bytes: usize,
+}
+
+impl Waiting {
+    fn enter(&self, bytes: usize) -> Result<Piecewise<'_>, ConnectError> {
+        let pieces = self.pieces.fetch_add(1, Ordering::Relaxed);
+        let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let entered = Piecewise { waiting: self, bytes };
+        if pieces < MAX_WAITING && before < MAX_WAITING_BYTES {
+            return Ok(entered);
         }
-        count.fetch_sub(1, Ordering::Relaxed);
-        None
+        Err(ConnectError::resource_exhausted(format!(
+            "{pieces} pieces of input with {before} bytes already wait for the process to read them"
+        )))
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for Piecewise<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.waiting.pieces.fetch_sub(1, Ordering::Relaxed);
+        self.waiting.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_is_limited_in_number_and_in_bytes() {
+        let waiting = Waiting::default();
+        let all: Vec<_> = (0..MAX_WAITING).map(|_| waiting.enter(1).unwrap()).collect();
+        assert!(waiting.enter(0).is_err());
+        drop(all);
+        let large = waiting.enter(MAX_WAITING_BYTES + 1).unwrap();
+        for _ in 0..2 {
+            assert!(waiting.enter(1).unwrap_err().to_string().contains("already wait"));
+        }
+        drop(large);
+        waiting.enter(1).unwrap();
+        assert_eq!((waiting.pieces.into_inner(), waiting.bytes.into_inner()), (0, 0));
     }
 }
