@@ -2,8 +2,10 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use super::event::Event;
 use super::watcher::Watcher;
@@ -13,10 +15,14 @@ use crate::filesystem::error::FsError;
 /// some, too.
 const MAX_WATCHERS: usize = 512;
 
+/// How long one may not be asked before it is taken for forgotten: as long as a sandbox may run at most. Time in which
+/// the machine is paused does not count.
+const FORGOTTEN: Duration = Duration::from_secs(24 * 60 * 60);
+
 const ID_ALPHABET: &[u8; 36] = b"abcdefghijklmnopqrstuvwxyz0123456789";
 const ID_LENGTH: usize = 20;
 
-/// All of them, by id. They live until they are removed.
+/// All of them, by id. They live until they are removed, or forgotten by their clients when somebody wants another one.
 #[derive(Debug, Default)]
 pub(crate) struct Watchers {
     by_id: Mutex<HashMap<String, Collected>>,
@@ -26,6 +32,7 @@ pub(crate) struct Watchers {
 struct Collected {
     watcher: Arc<Watcher>,
     collecting: AbortHandle,
+    asked: Instant,
 }
 
 impl Drop for Collected {
@@ -43,6 +50,7 @@ impl Watchers {
     pub(crate) fn add(&self, watcher: Watcher) -> Result<String, FsError> {
         let id = random_id()?;
         let mut by_id = self.by_id();
+        by_id.retain(|_, collected| collected.asked.elapsed() < FORGOTTEN);
         if by_id.len() >= MAX_WATCHERS {
             return Err(FsError::ResourceExhausted(format!(
                 "there are {MAX_WATCHERS} watchers already: remove some"
@@ -50,7 +58,7 @@ impl Watchers {
         }
         let watcher = Arc::new(watcher);
         let collecting = tokio::spawn(Arc::clone(&watcher).collect_until_failure()).abort_handle();
-        by_id.insert(id.clone(), Collected { watcher, collecting });
+        by_id.insert(id.clone(), Collected { watcher, collecting, asked: Instant::now() });
         Ok(id)
     }
 
@@ -60,7 +68,10 @@ impl Watchers {
     ///
     /// When there is no such watcher, or it has failed.
     pub(crate) async fn take(&self, id: &str) -> Result<VecDeque<Event>, FsError> {
-        let watcher = self.by_id().get(id).map(|collected| Arc::clone(&collected.watcher));
+        let watcher = self.by_id().get_mut(id).map(|collected| {
+            collected.asked = Instant::now();
+            Arc::clone(&collected.watcher)
+        });
         watcher.ok_or_else(|| unknown(id))?.take().await
     }
 
@@ -105,6 +116,7 @@ fn random_id() -> Result<String, FsError> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::watcher::WatchOptions;
     use super::*;
 
     #[test]
@@ -113,5 +125,23 @@ mod tests {
         assert_eq!(first.len(), 21);
         assert!(first.starts_with('w') && first[1..].bytes().all(|byte| ID_ALPHABET.contains(&byte)));
         assert_ne!(first, random_id().unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_that_nobody_asks_make_room_for_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let watcher = || Watcher::new(directory.path().to_owned(), WatchOptions::default());
+        let watchers = Watchers::default();
+        let forgotten = watchers.add(watcher().await.unwrap()).unwrap();
+        let asked = watchers.add(watcher().await.unwrap()).unwrap();
+        tokio::time::advance(FORGOTTEN / 2).await;
+        watchers.take(&asked).await.unwrap();
+        tokio::time::advance(FORGOTTEN / 2).await;
+        // Until somebody needs the room, it can still be asked.
+        assert_eq!(watchers.by_id().len(), 2);
+        let new = watchers.add(watcher().await.unwrap()).unwrap();
+        assert!(matches!(watchers.take(&forgotten).await, Err(FsError::NotFound(_))));
+        watchers.take(&asked).await.unwrap();
+        watchers.take(&new).await.unwrap();
     }
 }

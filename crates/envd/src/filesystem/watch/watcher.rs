@@ -126,6 +126,8 @@ impl Watcher {
         while self.queue().failure.is_none() {
             self.collect().await;
         }
+        // All that its client will hear is the failure.
+        self.queue().events = VecDeque::new();
     }
 
     /// Waits until something happens and reads it into the queue.
