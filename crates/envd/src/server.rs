@@ -1,5 +1,6 @@
 //! The HTTP server: HTTP/1.1 on one port, on all addresses.
 
+mod activity;
 mod listener;
 mod routes;
 
@@ -14,7 +15,7 @@ use crate::args::Options;
 use crate::push;
 use crate::state::Envd;
 
-pub(crate) use self::listener::Peer;
+pub(crate) use self::listener::{Moments, Peer};
 
 /// How many files the daemon may have open: a connection and up to four pipes for each of many processes at once.
 const OPEN_FILES: u64 = 65_536;
@@ -48,9 +49,9 @@ pub(crate) fn run(options: Options) -> Result<(), ServeError> {
         }
         // The listener takes connections from here on, so the host may be told.
         tokio::spawn(push::run(Arc::clone(&envd)));
-        let (routes, resumes) = (routes::all(&envd), envd.resumes().clone());
+        let (routes, moments) = (routes::all(&envd), envd.moments().clone());
         tokio::select! {
-            () = listener::serve(listener, routes, resumes) => {}
+            () = listener::serve(listener, routes, moments) => {}
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }

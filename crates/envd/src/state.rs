@@ -13,6 +13,7 @@ use crate::fsfreeze::Freezer;
 use crate::init::{Follower, Machine, Volumes};
 use crate::metrics::CpuMeter;
 use crate::push::{LogQueue, Shipping};
+use crate::server::Moments;
 use crate::sync::Flush;
 
 /// The user that requests without a user act for, until `/init` says otherwise.
@@ -29,7 +30,7 @@ pub(crate) struct Envd {
     log: Arc<LogQueue>,
     machine: Machine,
     metadata: Option<Follower>,
-    resumes: watch::Sender<u64>,
+    moments: Moments,
     settings: RwLock<Settings>,
     shipping: Shipping,
     volumes: Volumes,
@@ -71,7 +72,7 @@ impl Envd {
             cpu_meter: CpuMeter::default(),
             flush: Flush::default(),
             freezer: Freezer::default(),
-            resumes: watch::Sender::new(0),
+            moments: Moments::default(),
             shipping: Shipping::default(),
             settings: RwLock::new(Settings {
                 access_token: None,
@@ -103,7 +104,12 @@ impl Envd {
     /// Counts how often this daemon was resumed from a snapshot. Who is on the other side of a connection that is older
     /// than the last time is gone.
     pub(crate) fn resumes(&self) -> &watch::Sender<u64> {
-        &self.resumes
+        &self.moments.resumes
+    }
+
+    /// That, and how often it came to rest for one.
+    pub(crate) fn moments(&self) -> &Moments {
+        &self.moments
     }
 
     /// The machine around us.

@@ -20,6 +20,8 @@ use tokio::sync::watch;
 use tower::Service as _;
 use upload::Upload;
 
+use super::activity::Activity;
+
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
 /// How long a new connection may stay silent.
@@ -32,6 +34,13 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(640);
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES: u32 = 9;
+/// How long a peer may take nothing of what is sent to it, in milliseconds, before the kernel gives it up. The usual
+/// quarter of an hour would keep what is queued for peers that are gone. Not shorter than the most patient reader: one
+/// that does not read for a while looks the same.
+const PEER_TIMEOUT_MS: u32 = 300_000;
+/// A connection that carries nothing for so long is closed when the machine comes to rest for a snapshot, in which there
+/// would be nobody on its other side. A busier one is kept: its client may send the next request in this moment.
+const IDLE_AT_REST: Duration = Duration::from_secs(1);
 /// How long a connection from before a resume may take for the request that it is in the middle of: the one that told us
 /// of the resume ends in this time. All others have nobody on their other side.
 const RESUME_GRACE: Duration = Duration::from_secs(5);
@@ -52,15 +61,15 @@ pub(crate) fn bind(port: u16) -> io::Result<TcpListener> {
 }
 
 /// Accepts and serves connections, for ever.
-pub(crate) async fn serve(listener: TcpListener, routes: Router, resumes: watch::Sender<u64>) {
+pub(crate) async fn serve(listener: TcpListener, routes: Router, moments: Moments) {
     let open = Arc::<OpenConnections>::default();
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
                 let (open, routes) = (open.enter(), routes.clone());
-                let resumed = resumed(peer.ip(), &resumes);
+                let (peer, moments) = (Peer(peer.ip()), moments.of(peer.ip()));
                 tokio::spawn(async move {
-                    connection(stream, Peer(peer.ip()), routes, resumed).await;
+                    connection(stream, peer, routes, moments).await;
                     drop(open);
                 });
             }
@@ -97,14 +106,34 @@ impl Drop for OpenConnection {
     }
 }
 
-/// Waits for the next resume from now on that takes this peer away.
-fn resumed(peer: IpAddr, resumes: &watch::Sender<u64>) -> impl Future<Output = ()> + use<> {
-    // Who is in this machine is resumed together with us.
-    let mut resumes = (!peer.is_loopback()).then(|| resumes.subscribe());
-    async move {
-        match &mut resumes {
+/// The moments of a machine that matter to connections: each sender counts.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Moments {
+    /// It comes to rest for a snapshot.
+    pub(crate) rests: watch::Sender<u64>,
+    /// It goes on from one, and whoever was connected from outside is gone.
+    pub(crate) resumes: watch::Sender<u64>,
+}
+
+impl Moments {
+    /// Rests and resumes from now on, as far as they matter to a connection to this peer.
+    fn of(&self, peer: IpAddr) -> (Moment, Moment) {
+        // Who is in this machine rests and is resumed together with us.
+        let outside = !peer.is_loopback();
+        let of = |sender: &watch::Sender<u64>| Moment(outside.then(|| sender.subscribe()));
+        (of(&self.rests), of(&self.resumes))
+    }
+}
+
+/// One kind of moment.
+struct Moment(Option<watch::Receiver<u64>>);
+
+impl Moment {
+    /// Waits for the next one. For ever when it does not matter.
+    async fn comes(&mut self) {
+        match &mut self.0 {
             // Without a sender the daemon ends.
-            Some(resumes) => drop(resumes.changed().await),
+            Some(moments) => drop(moments.changed().await),
             None => std::future::pending().await,
         }
     }
@@ -114,23 +143,34 @@ fn resumed(peer: IpAddr, resumes: &watch::Sender<u64>) -> impl Future<Output = (
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Peer(pub(crate) IpAddr);
 
-/// Serves one connection, and for a short time at most after `resumed`.
-async fn connection(stream: TcpStream, peer: Peer, routes: Router, resumed: impl Future<Output = ()>) {
+/// Serves one connection, until a moment comes at which it has nobody on its other side.
+async fn connection(
+    stream: TcpStream,
+    peer: Peer,
+    routes: Router,
+    (mut rests, mut resumes): (Moment, Moment),
+) {
     // Failures leave defaults that work, only slower.
     let _ = stream.set_nodelay(true);
     let _ = sockopt::set_socket_keepalive(&stream, true);
     let _ = sockopt::set_tcp_keepidle(&stream, KEEPALIVE_IDLE);
     let _ = sockopt::set_tcp_keepintvl(&stream, KEEPALIVE_INTERVAL);
     let _ = sockopt::set_tcp_keepcnt(&stream, KEEPALIVE_PROBES);
+    let _ = sockopt::set_tcp_user_timeout(&stream, PEER_TIMEOUT_MS);
     match tokio::time::timeout(FIRST_BYTE_TIMEOUT, stream.readable()).await {
         Ok(Ok(())) => {}
         _ => return,
     }
-    let service = service_fn(move |request: Request<Incoming>| {
+    let activity = Activity::new();
+    let service = service_fn(|request: Request<Incoming>| {
         let mut request = Upload::of(request);
         let mut routes = routes.clone();
+        let busy = activity.begin();
         request.extensions_mut().insert(peer);
-        async move { Ok::<_, Infallible>(route(&mut routes, request).await) }
+        async move {
+            let response = route(&mut routes, request).await;
+            Ok::<_, Infallible>(response.map(|body| busy.until_the_end_of(body)))
+        }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -139,13 +179,19 @@ async fn connection(stream: TcpStream, peer: Peer, routes: Router, resumed: impl
         .serve_connection(TokioIo::new(stream), service);
     let mut served = std::pin::pin!(served);
     // An error here is the client's: it hung up, or sent something that is not HTTP and has been told so.
-    tokio::select! {
-        _ = served.as_mut() => {}
-        () = resumed => {
-            served.as_mut().graceful_shutdown();
-            let _ = tokio::time::timeout(RESUME_GRACE, served).await;
+    loop {
+        tokio::select! {
+            _ = served.as_mut() => return,
+            () = resumes.comes() => break,
+            () = rests.comes() => {
+                if activity.is_idle(IDLE_AT_REST) {
+                    served.as_mut().graceful_shutdown();
+                }
+            }
         }
     }
+    served.as_mut().graceful_shutdown();
+    let _ = tokio::time::timeout(RESUME_GRACE, served).await;
 }
 
 async fn route(routes: &mut Router, request: Request<Upload>) -> http::Response<Body> {
@@ -168,12 +214,12 @@ mod tests {
     const INSIDE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
     /// A connection that is served as if it came from there.
-    async fn connect(routes: &Router, peer: IpAddr, resumes: &watch::Sender<u64>) -> TcpStream {
+    async fn connect(routes: &Router, peer: IpAddr, moments: &Moments) -> TcpStream {
         let listener = bind(0).unwrap();
         let port = listener.local_addr().unwrap().port();
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
-        tokio::spawn(connection(accepted.unwrap().0, Peer(peer), routes.clone(), resumed(peer, resumes)));
+        tokio::spawn(connection(accepted.unwrap().0, Peer(peer), routes.clone(), moments.of(peer)));
         client.unwrap()
     }
 
@@ -186,22 +232,22 @@ mod tests {
 
     #[tokio::test]
     async fn connections_from_before_a_resume_end() {
-        let resumes = watch::Sender::new(0);
-        let resume = resumes.clone();
+        let moments = Moments::default();
+        let resume = moments.resumes.clone();
         let routes = Router::new()
             .route("/quick", get(|| async { "quick" }))
             .route("/never", get(std::future::pending::<String>))
             .route("/resume", get(|| async move { resume.send_modify(|resumes| *resumes += 1) }));
-        let mut idle = connect(&routes, OUTSIDE, &resumes).await;
+        let mut idle = connect(&routes, OUTSIDE, &moments).await;
         idle.write_all(b"GET /quick HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
         let mut answer = [0; 512];
         assert!(idle.read(&mut answer).await.unwrap() > 0);
-        let mut busy = connect(&routes, OUTSIDE, &resumes).await;
+        let mut busy = connect(&routes, OUTSIDE, &moments).await;
         busy.write_all(b"GET /never HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
-        let mut half = connect(&routes, OUTSIDE, &resumes).await;
+        let mut half = connect(&routes, OUTSIDE, &moments).await;
         half.write_all(b"GET /quick HT").await.unwrap();
-        let mut messenger = connect(&routes, OUTSIDE, &resumes).await;
-        let mut local = connect(&routes, INSIDE, &resumes).await;
+        let mut messenger = connect(&routes, OUTSIDE, &moments).await;
+        let mut local = connect(&routes, INSIDE, &moments).await;
         // So that all of them are being served.
         tokio::time::sleep(Duration::from_millis(50)).await;
 
@@ -216,8 +262,47 @@ mod tests {
 
         local.write_all(b"GET /quick HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
         assert!(rest(&mut local).await.ends_with("quick"));
-        let mut later = connect(&routes, OUTSIDE, &resumes).await;
+        let mut later = connect(&routes, OUTSIDE, &moments).await;
         later.write_all(b"GET /quick HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
         assert!(rest(&mut later).await.ends_with("quick"));
+    }
+
+    #[tokio::test]
+    async fn a_rest_closes_what_nobody_uses() {
+        let moments = Moments::default();
+        let (go, gone) = watch::channel(false);
+        let routes = Router::new().route("/quick", get(|| async { "quick" })).route(
+            "/slow",
+            get(|| async move {
+                let _ = gone.clone().wait_for(|gone| *gone).await;
+                "slow"
+            }),
+        );
+        let ask = async |path: &str, peer: IpAddr| {
+            let mut stream = connect(&routes, peer, &moments).await;
+            let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.unwrap();
+            stream
+        };
+        let answered = async |path: &str, peer: IpAddr| {
+            let mut stream = ask(path, peer).await;
+            assert!(stream.read(&mut [0; 512]).await.unwrap() > 0);
+            stream
+        };
+        let mut idle = answered("/quick", OUTSIDE).await;
+        let mut local = answered("/quick", INSIDE).await;
+        let mut busy = ask("/slow", OUTSIDE).await;
+        tokio::time::sleep(IDLE_AT_REST + Duration::from_millis(100)).await;
+        let mut fresh = answered("/quick", OUTSIDE).await;
+        moments.rests.send_modify(|rests| *rests += 1);
+        assert_eq!(rest(&mut idle).await, "");
+        for stream in [&mut local, &mut fresh] {
+            stream.write_all(b"GET /quick HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+            assert!(rest(stream).await.ends_with("quick"));
+        }
+        go.send_replace(true);
+        busy.write_all(b"GET /quick HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+        let answers = rest(&mut busy).await;
+        assert!(answers.contains("slow") && answers.ends_with("quick"), "{answers}");
     }
 }
