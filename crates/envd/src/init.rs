@@ -42,6 +42,7 @@ mod authority;
 mod body;
 mod clock;
 mod follow;
+pub(crate) mod fuzzing;
 mod hyperloop;
 mod machine;
 mod metadata;

@@ -34,6 +34,8 @@ mod files;
 mod filesystem;
 mod freeze;
 mod fsfreeze;
+#[doc(hidden)]
+pub mod fuzzing;
 mod health;
 mod init;
 mod metrics;

@@ -2,7 +2,7 @@
 
 mod activity;
 mod listener;
-mod routes;
+pub(crate) mod routes;
 
 use std::io;
 use std::sync::Arc;

@@ -22,6 +22,7 @@ mod disposition;
 mod download;
 mod encoding;
 mod form;
+pub(crate) mod fuzzing;
 mod memory;
 mod metadata;
 mod open;
