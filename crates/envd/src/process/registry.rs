@@ -116,3 +116,71 @@ impl Inner {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::{PidfdFlags, getpid, pidfd_open};
+
+    use super::super::input::Input;
+    use super::super::running::Parts;
+    use super::*;
+
+    /// A process with this id and name, as far as the registry looks at it. The descriptor is that of another one.
+    fn process(pid: u32, tag: Option<&str>) -> Arc<Process> {
+        let parts = Parts {
+            pid,
+            tag: tag.map(str::to_owned),
+            config: envd_proto::process::ProcessConfig::default(),
+            pidfd: pidfd_open(getpid(), PidfdFlags::NONBLOCK).unwrap(),
+            terminal: None,
+            input: Input::pipe(None),
+            hub: Arc::default(),
+        };
+        Arc::new(Process::new(parts).unwrap())
+    }
+
+    fn ended(registry: &Registry, selector: &Selector) -> Option<Exit> {
+        match registry.find(selector) {
+            Some(Found::Ended { exit, .. }) => Some(exit),
+            _ => None,
+        }
+    }
+
+    #[tokio::test]
+    async fn an_id_or_a_name_that_is_used_again_means_the_new_one() {
+        let registry = Registry::default();
+        let tag = |tag: &str| Selector::Tag(tag.to_owned());
+        let first = process(7, Some("a"));
+        registry.insert(Arc::clone(&first));
+        registry.retire(&first, Exit::Code(1));
+        assert_eq!(ended(&registry, &Selector::Pid(7)), Some(Exit::Code(1)));
+        assert_eq!(ended(&registry, &tag("a")), Some(Exit::Code(1)));
+        // The kernel gives the number to another one, with another name.
+        let second = process(7, Some("b"));
+        registry.insert(Arc::clone(&second));
+        assert!(matches!(registry.find(&Selector::Pid(7)), Some(Found::Live(_))));
+        assert!(registry.find(&tag("a")).is_none());
+        registry.retire(&second, Exit::Code(2));
+        assert_eq!(ended(&registry, &Selector::Pid(7)), Some(Exit::Code(2)));
+        // Without a name, only the number counts.
+        for pid in [8, 9] {
+            let unnamed = process(pid, None);
+            registry.insert(Arc::clone(&unnamed));
+            registry.retire(&unnamed, Exit::Code(3));
+        }
+        assert_eq!(ended(&registry, &Selector::Pid(8)), Some(Exit::Code(3)));
+        assert_eq!(ended(&registry, &tag("b")), Some(Exit::Code(2)));
+    }
+
+    #[tokio::test]
+    async fn only_so_many_exits_are_kept() {
+        let registry = Registry::default();
+        for pid in (1..).take(MAX_RETAINED + 1) {
+            let process = process(pid, None);
+            registry.insert(Arc::clone(&process));
+            registry.retire(&process, Exit::Code(0));
+        }
+        assert!(registry.find(&Selector::Pid(1)).is_none() && registry.find(&Selector::Pid(2)).is_some());
+        assert_eq!(registry.lock().retained.len(), MAX_RETAINED);
+    }
+}
