@@ -100,6 +100,9 @@ def test_environment_of_one_command(sandbox: Sandbox):
 def test_every_command_knows_that_it_is_in_a_sandbox(sandbox: Sandbox):
     result = sandbox.commands.run("echo $E2B_SANDBOX $E2B_SANDBOX_ID; command -v python3 git curl node sudo ps ip")
     assert result.stdout.startswith(f"true {sandbox.sandbox_id}\n")
+    # So do programs that it did not start: the files are there a moment after the sandbox.
+    read = "for i in $(seq 100); do cat /run/e2b/.E2B_SANDBOX_ID && break; sleep 0.1; done"
+    assert sandbox.commands.run(read).stdout == sandbox.sandbox_id
 
 
 def test_environment_given_at_creation_reaches_every_command_and_can_be_overridden(create):

@@ -125,6 +125,21 @@ def test_part_of_a_file(server, sandbox: Sandbox, home: str):
     assert get("bytes=20-").status_code == 416
 
 
+def test_files_become_one(server, sandbox: Sandbox, home: str):
+    """The daemon's own route, which no SDK has."""
+    parts = [f"{home}/parts/{i}" for i in range(3)]
+    for number, part in enumerate(parts):
+        sandbox.files.write(part, f"part {number}\n")
+    headers = server.edge_headers(sandbox.sandbox_id, token=sandbox._envd_access_token)
+    body = {"source_paths": parts, "destination": f"{home}/whole", "username": "user"}
+    answer = httpx.post(f"{server.url}/files/compose", json=body, headers=headers)
+    assert (answer.status_code, answer.json()["path"]) == (200, f"{home}/whole"), answer.text
+    assert sandbox.files.read(f"{home}/whole") == "part 0\npart 1\npart 2\n"
+    assert sandbox.files.get_info(f"{home}/whole").owner == "user"
+    assert sandbox.files.list(f"{home}/parts") == []
+    assert httpx.post(f"{server.url}/files/compose", json=body, headers=headers).status_code == 404
+
+
 # -- many files ----------------------------------------------------------------------------------------------------------
 
 
