@@ -2,6 +2,7 @@
 
 mod activity;
 mod listener;
+mod moments;
 pub(crate) mod routes;
 
 use std::io;
@@ -15,7 +16,8 @@ use crate::args::Options;
 use crate::push;
 use crate::state::Envd;
 
-pub(crate) use self::listener::{Moments, Peer};
+pub(crate) use self::listener::Peer;
+pub(crate) use self::moments::Moments;
 
 /// How many files the daemon may have open: a connection and up to four pipes for each of many processes at once.
 const OPEN_FILES: u64 = 65_536;
