@@ -1,17 +1,21 @@
-//! The edge's way to sandboxes: a socket made inside the sandbox's namespace, straight to the guest.
+//! The edge's way to sandboxes: a socket made inside the sandbox's namespace, straight to the guest. Where the guest's
+//! address refuses, its daemon is asked for a port that listens only inside.
 
+use std::io;
 use std::net::SocketAddrV4;
 use std::time::Duration;
 
 use api::ApiState;
 use async_trait::async_trait;
 use edge::{ConnectError, Sandboxes, Target, WakeError};
+use loopback::AskError;
 use model::{FleetError, GuestPort, SandboxId, SandboxSpec, Secret};
 use network::{Dialer, guest};
-use node::Node;
+use node::{Node, Reachable};
 use tokio::net::TcpStream;
 
-/// A guest that is up answers a SYN at once; one that is starved of CPU takes a while.
+/// A guest that is up answers a SYN at once; one that is starved of CPU takes a while. Covers everything, also asking its
+/// daemon.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Finds and dials the sandboxes of one node.
@@ -23,8 +27,34 @@ pub(crate) struct Reach {
 }
 
 impl Reach {
-    pub(crate) fn new(node: Node, api: ApiState) -> std::io::Result<Self> {
+    pub(crate) fn new(node: Node, api: ApiState) -> io::Result<Self> {
         Ok(Self { node, api, dialer: Dialer::new()? })
+    }
+
+    /// A connection to the guest's own address.
+    async fn dial(&self, sandbox: &Reachable, port: GuestPort) -> Result<TcpStream, ConnectError> {
+        let address = SocketAddrV4::new(guest::GUEST_IP, port.get());
+        self.dialer.connect(&sandbox.netns, address, CONNECT_TIMEOUT).await.map_err(|error| {
+            match error.kind() {
+                io::ErrorKind::ConnectionRefused => ConnectError::Refused,
+                io::ErrorKind::TimedOut => ConnectError::TimedOut,
+                _ => ConnectError::Io(error),
+            }
+        })
+    }
+
+    /// A connection to a port, whatever address of the guest it is bound to.
+    async fn reach(&self, sandbox: &Reachable, port: GuestPort) -> Result<TcpStream, ConnectError> {
+        match self.dial(sandbox, port).await {
+            Err(ConnectError::Refused) if port != GuestPort::ENVD => {}
+            dialed => return dialed,
+        }
+        let mut daemon = self.dial(sandbox, GuestPort::ENVD).await?;
+        match loopback::ask(&mut daemon, port).await {
+            Ok(()) => Ok(daemon),
+            Err(AskError::Refused) => Err(ConnectError::Refused),
+            Err(error) => Err(ConnectError::Io(io::Error::other(error))),
+        }
     }
 }
 
@@ -70,13 +100,7 @@ impl Sandboxes for Reach {
 
     async fn connect(&self, id: &SandboxId, port: GuestPort) -> Result<TcpStream, ConnectError> {
         let reachable = self.node.reach(id).ok_or(ConnectError::NotFound)?;
-        let address = SocketAddrV4::new(guest::GUEST_IP, port.get());
-        self.dialer.connect(&reachable.netns, address, CONNECT_TIMEOUT).await.map_err(|error| {
-            match error.kind() {
-                std::io::ErrorKind::ConnectionRefused => ConnectError::Refused,
-                std::io::ErrorKind::TimedOut => ConnectError::TimedOut,
-                _ => ConnectError::Io(error),
-            }
-        })
+        let connected = tokio::time::timeout(CONNECT_TIMEOUT, self.reach(&reachable, port)).await;
+        connected.unwrap_or(Err(ConnectError::TimedOut))
     }
 }

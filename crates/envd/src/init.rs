@@ -82,8 +82,7 @@ pub(crate) fn router(state: Arc<Envd>) -> Router {
 
 async fn init(State(envd): State<Arc<Envd>>, request: Request) -> Response {
     let received = Instant::now();
-    let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
-    let from_host = peer.is_some_and(|peer| envd.options().is_host(peer));
+    let from_host = request.extensions().get::<Peer>().is_some_and(|peer| envd.options().is_host(peer.0));
     let mut response = match Bytes::from_request(request, &()).await {
         Ok(body) => {
             let task = tokio::spawn(async move { apply::apply(&envd, &body, from_host, received).await });

@@ -4,10 +4,10 @@
 //!
 //! ```text
 //! connection -> server -> cors -> auth (access token) -> user (Basic auth) -+-> process      process.Process
-//!                                                                            +-> filesystem   filesystem.Filesystem
-//!                                                                            +-> files        GET, POST /files
-//!                                                                            +-> health, init, metrics, envs, snapshot, sync, freeze, fsfreeze,
-//!                                                                                 collapse
+//!                  |                                                         +-> filesystem   filesystem.Filesystem
+//!                  |                                                         +-> files        GET, POST /files
+//!                  +-> ports    CONNECT, for the host only                   +-> health, init, metrics, envs, snapshot, sync, freeze, fsfreeze,
+//!                                                                                collapse
 //! ```
 //!
 //! What holds everywhere:
@@ -39,6 +39,7 @@ pub mod fuzzing;
 mod health;
 mod init;
 mod metrics;
+mod ports;
 mod process;
 mod push;
 mod server;

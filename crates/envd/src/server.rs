@@ -4,6 +4,7 @@ mod activity;
 mod listener;
 mod moments;
 pub(crate) mod routes;
+mod tunnel;
 
 use std::io;
 use std::sync::Arc;
@@ -51,9 +52,9 @@ pub(crate) fn run(options: Options) -> Result<(), ServeError> {
         }
         // The listener takes connections from here on, so the host may be told.
         tokio::spawn(push::run(Arc::clone(&envd)));
-        let (routes, moments) = (routes::all(&envd), envd.moments().clone());
+        let routes = routes::all(&envd);
         tokio::select! {
-            () = listener::serve(listener, routes, moments) => {}
+            () = listener::serve(listener, routes, envd) => {}
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }

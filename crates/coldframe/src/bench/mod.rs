@@ -12,6 +12,7 @@ mod image;
 mod memory;
 mod pause;
 mod phases;
+mod ports;
 mod report;
 mod restore;
 mod resume;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use http::Request;
+use http::{Method, Request};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -20,7 +20,9 @@ use tower::Service as _;
 use upload::Upload;
 
 use super::activity::Activity;
-use super::moments::{Moment, Moments};
+use super::moments::Moment;
+use super::tunnel::Tunnels;
+use crate::state::Envd;
 
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
@@ -39,8 +41,9 @@ const KEEPALIVE_PROBES: u32 = 9;
 /// that does not read for a while looks the same.
 const PEER_TIMEOUT_MS: u32 = 300_000;
 /// A connection that carries nothing for so long is closed when the machine comes to rest for a snapshot, in which there
-/// would be nobody on its other side. A busier one is kept: its client may send the next request in this moment.
-const IDLE_AT_REST: Duration = Duration::from_secs(1);
+/// would be nobody on its other side. Longer than the edge keeps one for the next request: that may come in this moment,
+/// and would be lost.
+const IDLE_AT_REST: Duration = Duration::from_secs(30);
 /// How long a connection from before a resume may take for the request that it is in the middle of: the one that told us
 /// of the resume ends in this time. All others have nobody on their other side.
 const RESUME_GRACE: Duration = Duration::from_secs(5);
@@ -61,15 +64,16 @@ pub(crate) fn bind(port: u16) -> io::Result<TcpListener> {
 }
 
 /// Accepts and serves connections, for ever.
-pub(crate) async fn serve(listener: TcpListener, routes: Router, moments: Moments) {
+pub(crate) async fn serve(listener: TcpListener, routes: Router, envd: Arc<Envd>) {
     let open = Arc::<OpenConnections>::default();
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
-                let (open, routes) = (open.enter(), routes.clone());
-                let (peer, moments) = (Peer(peer.ip()), moments.of(peer.ip()));
+                let (open, routes, peer) = (open.enter(), routes.clone(), Peer(peer.ip()));
+                let moments = envd.moments().of(peer.0);
+                let tunnels = Tunnels::of(envd.options().is_host(peer.0));
                 tokio::spawn(async move {
-                    connection(stream, peer, routes, moments).await;
+                    connection(stream, peer, routes, tunnels, moments).await;
                     drop(open);
                 });
             }
@@ -110,11 +114,13 @@ impl Drop for OpenConnection {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Peer(pub(crate) IpAddr);
 
-/// Serves one connection, until a moment comes at which it has nobody on its other side.
+/// Serves one connection, as HTTP and then as the tunnel that it may have become, until a moment comes at which it has
+/// nobody on its other side.
 async fn connection(
     stream: TcpStream,
     peer: Peer,
     routes: Router,
+    tunnels: Tunnels,
     (mut rests, mut resumes): (Moment, Moment),
 ) {
     // Failures leave defaults that work, only slower.
@@ -129,13 +135,16 @@ async fn connection(
         _ => return,
     }
     let activity = Activity::new();
-    let service = service_fn(|request: Request<Incoming>| {
-        let mut request = Upload::of(request);
-        let mut routes = routes.clone();
+    let service = service_fn(|mut request: Request<Incoming>| {
+        let (mut routes, tunnels) = (routes.clone(), &tunnels);
         let busy = activity.begin();
         request.extensions_mut().insert(peer);
         async move {
-            let response = route(&mut routes, request).await;
+            let response = if request.method() == Method::CONNECT {
+                tunnels.open(request).await
+            } else {
+                route(&mut routes, Upload::of(request)).await
+            };
             Ok::<_, Infallible>(response.map(|body| busy.until_the_end_of(body)))
         }
     });
@@ -143,13 +152,18 @@ async fn connection(
         .timer(TokioTimer::new())
         .header_read_timeout(IDLE_TIMEOUT)
         .max_headers(MAX_HEADERS)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
     let mut served = std::pin::pin!(served);
     // An error here is the client's: it hung up, or sent something that is not HTTP and has been told so.
     loop {
         tokio::select! {
-            _ = served.as_mut() => return,
-            () = resumes.comes() => break,
+            _ = served.as_mut() => break,
+            () = resumes.comes() => {
+                served.as_mut().graceful_shutdown();
+                let _ = tokio::time::timeout(RESUME_GRACE, served).await;
+                return;
+            }
             () = rests.comes() => {
                 if activity.is_idle(IDLE_AT_REST) {
                     served.as_mut().graceful_shutdown();
@@ -157,8 +171,10 @@ async fn connection(
             }
         }
     }
-    served.as_mut().graceful_shutdown();
-    let _ = tokio::time::timeout(RESUME_GRACE, served).await;
+    tokio::select! {
+        () = tunnels.run() => {}
+        () = resumes.comes() => {}
+    }
 }
 
 async fn route(routes: &mut Router, request: Request<Upload>) -> http::Response<Body> {

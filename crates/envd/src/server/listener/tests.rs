@@ -4,6 +4,7 @@ use axum::routing::get;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::watch;
 
+use super::super::moments::Moments;
 use super::*;
 
 const OUTSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 0, 22));
@@ -15,7 +16,8 @@ async fn connect(routes: &Router, peer: IpAddr, moments: &Moments) -> TcpStream 
     let port = listener.local_addr().unwrap().port();
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
-    tokio::spawn(connection(accepted.unwrap().0, Peer(peer), routes.clone(), moments.of(peer)));
+    let (stream, peer) = (accepted.unwrap().0, Peer(peer));
+    tokio::spawn(connection(stream, peer, routes.clone(), Tunnels::of(true), moments.of(peer.0)));
     client.unwrap()
 }
 
@@ -88,7 +90,9 @@ async fn a_rest_closes_what_nobody_uses() {
     let mut idle = answered("/quick", OUTSIDE).await;
     let mut local = answered("/quick", INSIDE).await;
     let mut busy = ask("/slow", OUTSIDE).await;
-    tokio::time::sleep(IDLE_AT_REST + Duration::from_millis(100)).await;
+    tokio::time::pause();
+    tokio::time::advance(IDLE_AT_REST).await;
+    tokio::time::resume();
     let mut fresh = answered("/quick", OUTSIDE).await;
     moments.rests.send_modify(|rests| *rests += 1);
     assert_eq!(rest(&mut idle).await, "");
@@ -100,4 +104,26 @@ async fn a_rest_closes_what_nobody_uses() {
     busy.write_all(b"GET /quick HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
     let answers = rest(&mut busy).await;
     assert!(answers.contains("slow") && answers.ends_with("quick"), "{answers}");
+}
+
+#[tokio::test]
+async fn tunnels_from_before_a_resume_end_on_both_sides() {
+    let moments = Moments::default();
+    let service = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let port = service.local_addr().unwrap().port();
+    for (peer, ends) in [(OUTSIDE, true), (INSIDE, false)] {
+        let mut client = connect(&Router::new(), peer, &moments).await;
+        loopback::ask(&mut client, model::GuestPort::new(port).unwrap()).await.unwrap();
+        let (mut served, _) = service.accept().await.unwrap();
+        client.write_all(b"?").await.unwrap();
+        assert_eq!(served.read_u8().await.unwrap(), b'?');
+        moments.rests.send_modify(|rests| *rests += 1);
+        moments.resumes.send_modify(|resumes| *resumes += 1);
+        if ends {
+            assert_eq!((rest(&mut client).await, rest(&mut served).await), (String::new(), String::new()));
+        } else {
+            served.write_all(b"!").await.unwrap();
+            assert_eq!(client.read_u8().await.unwrap(), b'!');
+        }
+    }
 }

@@ -1,0 +1,60 @@
+//! `CONNECT localhost:PORT`: a connection to a port of this machine that only loopback reaches. For the host only.
+//!
+//! The host dials the machine's address itself and asks here when that is refused, for a request that it has. So
+//! programs that listen on 127.0.0.1 or ::1 can be reached from the moment that they do, and nothing here looks for
+//! them, or holds their port on another address, in the meantime.
+//!
+//! | answer | |
+//! |---|---|
+//! | 200 | what follows goes to the port and comes from it |
+//! | 400 | the target is not `localhost:PORT` |
+//! | 403 | the peer is not the host |
+//! | 502 | nobody listens there |
+//! | 500, 503, 504 | it cannot be told who listens; there is no socket; whoever listens takes no connection |
+//!
+//! Neither token nor user count: the host keeps everybody else from this method, as it does from `/init`, and has checked
+//! what the port's own visitors need.
+
+use std::io;
+use std::time::Duration;
+
+use http::{StatusCode, Uri};
+use model::GuestPort;
+use tokio::net::TcpStream;
+
+use crate::error::HttpError;
+
+/// How long whoever listens may take to accept, while his queue is full. Longer than the host waits.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A connection to the port that the target of a `CONNECT` names.
+pub(crate) async fn connect(target: &Uri, from_host: bool) -> Result<TcpStream, HttpError> {
+    if !from_host {
+        return Err(HttpError::new(
+            StatusCode::FORBIDDEN,
+            "only the host may ask for a connection to a port",
+        ));
+    }
+    let port = target.authority().and_then(|authority| loopback::port_of(authority.as_str()));
+    let port = port.ok_or_else(|| HttpError::bad_request("the target of CONNECT must be localhost:PORT"))?;
+    let address = loopback::listener(port)
+        .map_err(|error| HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?
+        .ok_or_else(|| closed(port))?;
+    let connected = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await;
+    let stream = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(|error| {
+        let status = match error.kind() {
+            // It was there a moment ago.
+            io::ErrorKind::ConnectionRefused => return closed(port),
+            io::ErrorKind::TimedOut => StatusCode::GATEWAY_TIMEOUT,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        HttpError::new(status, format!("connecting to {address}: {error}"))
+    })?;
+    // A failure leaves a default that works, only slower.
+    let _ = stream.set_nodelay(true);
+    Ok(stream)
+}
+
+fn closed(port: GuestPort) -> HttpError {
+    HttpError::new(StatusCode::BAD_GATEWAY, format!("nothing listens on port {port}"))
+}
