@@ -8,7 +8,8 @@ use crate::{Outcome, packages, paths, tools};
 
 /// Beside what compiling needs: the fuzzer itself is C++.
 const PACKAGES: &[&str] = &["g++"];
-const TARGETS: &[&str] = &["header", "manifest", "handshake", "requests", "form", "encodings", "init"];
+const TARGETS: &[&str] =
+    &["header", "manifest", "handshake", "requests", "form", "encodings", "init", "sockets", "answer"];
 
 /// Runs each target for so many seconds.
 pub(crate) fn run(seconds: u32) -> Outcome {

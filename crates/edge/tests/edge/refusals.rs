@@ -167,13 +167,77 @@ async fn internal_routes_of_the_daemon_are_not_there() {
     }
 }
 
+/// The guest daemon leads whoever has our address on to any port of the guest: that is us, for nobody else.
 #[tokio::test]
 async fn connect_is_not_forwarded() {
-    let served = Served::one(mirror()).await;
+    let served = Served::start().await;
+    served.world.put("ione", public(), &[(80, mirror()), (ENVD, mirror())]);
+    for port in [80, ENVD] {
+        let routed = format!("e2b-sandbox-id: ione\r\ne2b-sandbox-port: {port}\r\n");
+        for (target, headers) in [
+            ("localhost:3000", format!("host: x\r\n{routed}")),
+            ("10.0.0.1:22", format!("host: x\r\n{routed}")),
+            ("http://localhost:3000/", format!("host: x\r\n{routed}")),
+            ("/", format!("host: x\r\n{routed}")),
+            ("localhost:3000", format!("host: {port}-ione.sbx.test\r\n{routed}")),
+            (&format!("{port}-ione.sbx.test:3000"), "host: x\r\n".to_owned()),
+            ("localhost:3000", format!("host: x\r\n{routed}connection: upgrade\r\nupgrade: websocket\r\n")),
+            ("localhost:3000", format!("host: x\r\n{routed}content-length: 0\r\n")),
+        ] {
+            let mut raw = served.connect().await;
+            raw.send(&format!("CONNECT {target} HTTP/1.1\r\n{headers}\r\n")).await;
+            let (head, body) = raw.response().await;
+            // A target of another form may be refused before anybody looks at the method.
+            let refused = head.starts_with("HTTP/1.1 405 ") || head.starts_with("HTTP/1.1 400 ");
+            assert!(refused && !body.contains("CONNECT"), "{target} {headers} {head} {body}");
+        }
+        let client = http2();
+        let request = Request::connect(served.url("")).body(empty()).unwrap();
+        let request = to_h2_connect(request, port);
+        assert_eq!(ask(&client, request).await.0, 405);
+    }
+    assert_eq!(served.world.connects(), 0);
+}
+
+fn to_h2_connect(mut request: Request<crate::harness::Sent>, port: u16) -> Request<crate::harness::Sent> {
+    request.headers_mut().insert("e2b-sandbox-id", "ione".parse().unwrap());
+    request.headers_mut().insert("e2b-sandbox-port", port.into());
+    request
+}
+
+#[tokio::test]
+async fn nothing_becomes_a_connect_on_the_way() {
+    let served = Served::start().await;
+    served.world.put("ione", public(), &[(ENVD, mirror())]);
+    let routed = format!("host: x\r\ne2b-sandbox-id: ione\r\ne2b-sandbox-port: {ENVD}\r\n");
+    for (line, headers, seen) in [
+        // Methods are told apart by case.
+        ("connect /localhost:3000 HTTP/1.1", "", "connect /localhost:3000 HTTP/1.1"),
+        ("POST /x HTTP/1.1", "x-http-method-override: CONNECT\r\ncontent-length: 0\r\n", "POST /x HTTP/1.1"),
+        ("GET http://localhost:3000/x HTTP/1.1", "", "GET /x HTTP/1.1"),
+        ("GET /x HTTP/1.1", "connection: upgrade\r\nupgrade: tcp\r\n", "GET /x HTTP/1.1"),
+    ] {
+        let mut raw = served.connect().await;
+        raw.send(&format!("{line}\r\n{routed}{headers}\r\n")).await;
+        let (head, body) = raw.response().await;
+        assert!(head.starts_with("HTTP/1.1 200 ") && body.starts_with(seen), "{line} {head} {body}");
+        assert!(!body.to_ascii_lowercase().contains("upgrade:"), "{body}");
+    }
+}
+
+/// What follows a refused `CONNECT` is a request as any other, or nothing.
+#[tokio::test]
+async fn a_refused_connect_opens_nothing() {
+    let served = Served::start().await;
+    served.world.put("ione", public(), &[(ENVD, mirror())]);
+    let routed = format!("host: x\r\ne2b-sandbox-id: ione\r\ne2b-sandbox-port: {ENVD}\r\n");
     let mut raw = served.connect().await;
-    raw.send(
-        "CONNECT 10.0.0.1:22 HTTP/1.1\r\nhost: x\r\ne2b-sandbox-id: ione\r\ne2b-sandbox-port: 80\r\n\r\n",
-    )
+    raw.send(&format!(
+        "CONNECT localhost:3000 HTTP/1.1\r\n{routed}\r\nCONNECT localhost:3000 HTTP/1.1\r\n{routed}\r\n\
+         POST /init HTTP/1.1\r\n{routed}connection: close\r\ncontent-length: 0\r\n\r\n"
+    ))
     .await;
-    assert!(raw.head().await.starts_with("HTTP/1.1 405 "));
+    let all = raw.rest().await;
+    assert!(all.starts_with("HTTP/1.1 405 ") && !all.contains("HTTP/1.1 2"), "{all}");
+    assert_eq!(served.world.connects(), 0);
 }
