@@ -15,8 +15,13 @@ fuzz_target!(|input: &[u8]| {
     match whole {
         Ok(Taken::Head { length, status }) => {
             let head = &bytes[..length];
-            assert!(length <= MAX_ANSWER_HEAD && head.starts_with(format!("HTTP/1.1 {status:03}").as_bytes()));
-            assert_eq!(head.windows(HEAD_END.len()).position(|window| window == HEAD_END), Some(length - HEAD_END.len()));
+            assert!(
+                length <= MAX_ANSWER_HEAD && head.starts_with(format!("HTTP/1.1 {status:03}").as_bytes())
+            );
+            assert_eq!(
+                head.windows(HEAD_END.len()).position(|window| window == HEAD_END),
+                Some(length - HEAD_END.len())
+            );
         }
         Ok(Taken::All) => assert!(bytes.len() < MAX_ANSWER_HEAD),
         Err(BadAnswer::TooLong) => assert!(bytes.len() >= MAX_ANSWER_HEAD),

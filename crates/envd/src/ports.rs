@@ -16,16 +16,21 @@
 //! what the port's own visitors need.
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use http::{StatusCode, Uri};
 use model::GuestPort;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 
 use crate::error::HttpError;
 
 /// How long whoever listens may take to accept, while his queue is full. Longer than the host waits.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// One look into the kernel's tables at a time: it takes longer the more memory the machine has, a millisecond with some
+/// gigabytes, and strangers who ask for closed ports must not take all processors with it.
+static LOOKING: Semaphore = Semaphore::const_new(1);
 
 /// A connection to the port that the target of a `CONNECT` names.
 pub(crate) async fn connect(target: &Uri, from_host: bool) -> Result<TcpStream, HttpError> {
@@ -37,9 +42,10 @@ pub(crate) async fn connect(target: &Uri, from_host: bool) -> Result<TcpStream, 
     }
     let port = target.authority().and_then(|authority| loopback::port_of(authority.as_str()));
     let port = port.ok_or_else(|| HttpError::bad_request("the target of CONNECT must be localhost:PORT"))?;
-    let address = loopback::listener(port)
-        .map_err(|error| HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?
-        .ok_or_else(|| closed(port))?;
+    let found = listener(port).await;
+    let found =
+        found.map_err(|error| HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    let address = found.ok_or_else(|| closed(port))?;
     let connected = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await;
     let stream = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(|error| {
         let status = match error.kind() {
@@ -53,6 +59,18 @@ pub(crate) async fn connect(target: &Uri, from_host: bool) -> Result<TcpStream, 
     // A failure leaves a default that works, only slower.
     let _ = stream.set_nodelay(true);
     Ok(stream)
+}
+
+/// Looks where the daemon's one thread does not wait for it.
+async fn listener(port: GuestPort) -> io::Result<Option<SocketAddr>> {
+    // Nobody closes it. Held until the look is over, whether somebody still waits for it or not.
+    let turn = LOOKING.acquire().await.map_err(io::Error::other)?;
+    let look = tokio::task::spawn_blocking(move || {
+        let found = loopback::listener(port);
+        drop(turn);
+        found
+    });
+    look.await.map_err(io::Error::other)?
 }
 
 fn closed(port: GuestPort) -> HttpError {
