@@ -101,6 +101,9 @@ impl Sandboxes for Reach {
     async fn connect(&self, id: &SandboxId, port: GuestPort) -> Result<TcpStream, ConnectError> {
         let reachable = self.node.reach(id).ok_or(ConnectError::NotFound)?;
         let connected = tokio::time::timeout(CONNECT_TIMEOUT, self.reach(&reachable, port)).await;
-        connected.unwrap_or(Err(ConnectError::TimedOut))
+        connected.unwrap_or(Err(ConnectError::TimedOut)).map_err(|error| {
+            // Paused or ended meanwhile: whoever asks may wake it and come again.
+            if self.node.reach(id).is_none() { ConnectError::NotFound } else { error }
+        })
     }
 }
