@@ -26,8 +26,15 @@ pub(super) fn negotiate<'a>(
     accept: impl IntoIterator<Item = &'a str>,
     plain: bool,
 ) -> Result<Encoding, NotAcceptable> {
-    let mut codings: Vec<(String, u16)> =
-        accept.into_iter().flat_map(|value| value.split(',')).filter_map(coding).take(MAX_CODINGS).collect();
+    let mut codings: Vec<(String, u16)> = Vec::new();
+    for (name, quality) in
+        accept.into_iter().flat_map(|value| value.split(',')).filter_map(coding).take(MAX_CODINGS)
+    {
+        // Of what a client says twice, the first counts.
+        if codings.iter().all(|(known, _)| *known != name) {
+            codings.push((name, quality));
+        }
+    }
     let quality = |wanted: &str| codings.iter().find(|(name, _)| name == wanted).map(|(_, quality)| *quality);
     let rest = quality("*");
     // Not mentioned is fine for the plain form, unless everything not mentioned is refused.
@@ -94,6 +101,9 @@ mod tests {
             ("deflate, br", Ok(Identity)),
             ("identity", Ok(Identity)),
             ("identity, gzip", Ok(Identity)),
+            // Of what is said twice, the first counts.
+            ("gzip;q=0.5, identity;q=0, identity", Ok(Gzip)),
+            ("gzip;q=0, gzip", Ok(Identity)),
             ("gzip, identity", Ok(Gzip)),
             ("gzip;q=0.5, identity", Ok(Identity)),
             ("gzip;q=0.5, identity;q=0.4", Ok(Gzip)),
@@ -136,6 +146,7 @@ mod tests {
             ("*;q=0.5", Ok(Identity)),
             ("gzip, identity;q=0", Err(NotAcceptable)),
             ("gzip, *;q=0", Err(NotAcceptable)),
+            ("identity;q=0, identity", Err(NotAcceptable)),
         ] {
             assert_eq!(negotiate([accept], true), expected, "{accept:?}");
         }
