@@ -1,4 +1,4 @@
-//! `cargo xtask fuzz`: every fuzz target, one after the other. What they learn is kept for the next run.
+//! `cargo xtask fuzz`: fuzz targets, one after the other. What they learn is kept for the next run.
 
 use std::fs;
 use std::process::Command;
@@ -11,12 +11,16 @@ const PACKAGES: &[&str] = &["g++"];
 const TARGETS: &[&str] =
     &["header", "manifest", "handshake", "requests", "form", "encodings", "init", "sockets", "answer"];
 
-/// Runs each target for so many seconds.
-pub(crate) fn run(seconds: u32) -> Outcome {
+/// Runs these targets, or all of them, each for so many seconds.
+pub(crate) fn run(only: &[String], seconds: u32) -> Outcome {
+    if let Some(unknown) = only.iter().find(|name| !TARGETS.contains(&name.as_str())) {
+        return Err(format!("there is no fuzz target {unknown}; there are: {}", TARGETS.join(", ")));
+    }
     packages::ensure(&[packages::BUILD, PACKAGES].concat())?;
     let cargo_fuzz = tools::cargo("cargo-fuzz")?;
     let fuzz = paths::repository().join("fuzz");
-    for &target in TARGETS {
+    for &target in TARGETS.iter().filter(|name| only.is_empty() || only.iter().any(|wanted| wanted == *name))
+    {
         let corpus = paths::cache().join("fuzz").join(target);
         fs::create_dir_all(&corpus).map_err(|error| format!("making {}: {error}", corpus.display()))?;
         println!("\n== {target}, {seconds} s");

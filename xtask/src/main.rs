@@ -41,8 +41,10 @@ enum Command {
     },
     /// What CI runs; the same as `test`.
     Prepush,
-    /// Run every fuzz target; see fuzz/README.md.
+    /// Run fuzz targets; see fuzz/README.md.
     Fuzz {
+        /// Only these.
+        only: Vec<String>,
         /// How long each runs.
         #[arg(long, default_value_t = 60)]
         seconds: u32,
@@ -59,7 +61,7 @@ fn main() -> ExitCode {
         Command::Up { options } => up::run(&options),
         Command::Test { only } => prepush::run(&only),
         Command::Prepush => prepush::run(&[]),
-        Command::Fuzz { seconds } => fuzz::run(seconds),
+        Command::Fuzz { only, seconds } => fuzz::run(&only, seconds),
         Command::Build => packages::ensure(packages::BUILD).and_then(|()| build::all()),
     };
     match outcome {
