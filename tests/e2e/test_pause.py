@@ -208,9 +208,11 @@ def test_killing_a_paused_sandbox(server: Server, create):
     before = server.snapshots()
     sbx = create()
     sbx.pause()
-    assert len(server.snapshots() - before) == 1
+    made = server.snapshots() - before
+    assert len(made) == 1
     assert sbx.kill() is True
-    assert server.snapshots() == before
+    # Of others, what nobody needs may be going away meanwhile.
+    assert not made & server.snapshots()
     assert sbx.kill() is False
     with pytest.raises(SandboxNotFoundException):
         sbx.get_info()
