@@ -17,7 +17,7 @@ from harness.verified import Verified
 from harness.waiting import wait_until
 
 #: How many lives a run of the tests has; each of so many steps.
-LIVES = int(os.environ.get("COLDFRAME_E2E_LIVES", "1"))
+LIVES = int(os.environ.get("COLDFRAME_E2E_LIVES", "5"))
 STEPS = 20
 #: Bytes of each piece that the program verifies. Every step reads all of them once or more, and each is some pages.
 PIECE = 64 << 10
