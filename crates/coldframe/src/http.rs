@@ -83,8 +83,8 @@ impl Connection {
         serde_json::from_slice(body).map_err(|error| format!("{method} {path}: {error}"))
     }
 
-    /// Runs a command to its end and drops its output. Fails unless it exits with 0.
-    pub(crate) async fn command(&mut self, command: &str, arguments: &[&str]) -> Result<(), String> {
+    /// Starts a command. The body is the stream of what happens to it.
+    pub(crate) async fn start(&mut self, command: &str, arguments: &[&str]) -> Result<Incoming, String> {
         let start = serde_json::json!({ "process": { "cmd": command, "args": arguments }, "stdin": false });
         let message = start.to_string();
         let mut envelope = vec![0_u8];
@@ -97,9 +97,14 @@ impl Connection {
             let (_, body) = collect(answer).await?;
             return Err(format!("starting {command}: {status}: {}", String::from_utf8_lossy(&body)));
         }
+        Ok(answer.into_body())
+    }
+
+    /// Runs a command to its end and drops its output. Fails unless it exits with 0.
+    pub(crate) async fn command(&mut self, command: &str, arguments: &[&str]) -> Result<(), String> {
+        let mut body = self.start(command, arguments).await?;
         // Only the end matters: the messages before are dropped as they come.
         let mut tail: Vec<u8> = Vec::new();
-        let mut body = answer.into_body();
         while let Some(frame) = body.frame().await {
             let data = frame.map_err(|error| error.to_string())?.into_data().unwrap_or_default();
             tail.extend_from_slice(&data[data.len().saturating_sub(TAIL_BYTES)..]);

@@ -13,8 +13,8 @@ use futures_util::stream;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 
-use super::ports;
 use super::report::{Samples, bar};
+use super::{ports, processes, spawn, streams};
 use crate::http::{Connection, as_user, full};
 
 const STREAM_BYTES: usize = 512 << 20;
@@ -113,7 +113,9 @@ pub(crate) async fn run(count: usize) -> Result<(), String> {
     bar("idle RSS", rss, "MiB", rss <= 8.0, "<= 8 MB");
 
     starts(&envd, count).await?;
+    processes::run(envd.address, envd.child.id()).await?;
     stream_stdout(&envd).await?;
+    streams::run(envd.address).await?;
     files(&envd, dir.path()).await?;
     drop(envd);
     let envd = Envd::start(&program, &AS_HOST)?;
@@ -122,21 +124,25 @@ pub(crate) async fn run(count: usize) -> Result<(), String> {
 
 async fn starts(envd: &Envd, count: usize) -> Result<(), String> {
     let mut connection = Connection::open(envd.address, vec![as_user("root")]).await?;
-    let (mut rpc, mut floor) = (Samples::default(), Samples::default());
+    let (mut rpc, mut floor, mut equal) = (Samples::default(), Samples::default(), Samples::default());
     for _ in 0..count {
         let begun = Instant::now();
         // Without hooks in the child, the standard library uses posix_spawn.
         Command::new("/bin/true").status().map_err(|error| error.to_string())?;
         floor.push(begun.elapsed());
+        equal.push(spawn::equally("/bin/true").map_err(|error| error.to_string())?);
         let begun = Instant::now();
         connection.command("/bin/true", &[]).await?;
         rpc.push(begun.elapsed());
     }
     floor.print("floor: posix_spawn + wait");
+    equal.print("floor: spawn as envd + pipes + wait");
     rpc.print("start(/bin/true)");
-    let ratio = rpc.percentile(50).as_secs_f64() / floor.percentile(50).as_secs_f64().max(f64::EPSILON);
+    let (ratio, equally) = (rpc.ratio(&floor), rpc.ratio(&equal));
     bar("start(/bin/true)", ratio, "x floor", ratio <= 3.0, "<= 3 x");
+    bar("start, as against an equal spawn", equally, "x floor", equally <= 1.5, "<= 1.5 x");
     floor.print_raw("floor: posix_spawn + wait");
+    equal.print_raw("floor: spawn as envd + pipes + wait");
     rpc.print_raw("start(/bin/true)");
     Ok(())
 }
@@ -247,7 +253,8 @@ fn drain(reader: &mut impl Read) -> io::Result<()> {
     Ok(())
 }
 
-fn rate(bytes: usize, time: Duration) -> f64 {
+/// MiB a second.
+pub(super) fn rate(bytes: usize, time: Duration) -> f64 {
     #[allow(clippy::cast_precision_loss, reason = "a rate")]
     let mib = bytes as f64 / MIB;
     mib / time.as_secs_f64().max(f64::EPSILON)
