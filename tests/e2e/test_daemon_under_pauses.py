@@ -55,7 +55,9 @@ CONNECTIONS = PRINTERS + 1 + 1 + UPLOADERS + 3
 #: The daemon has one thread, and more for what may wait for a disk, which go when there was nothing to do for ten seconds:
 #: so many at most after work, and so many when they had time to go.
 THREADS, IDLE_THREADS = 64, 8
-RESIDENT_SLACK = 512 << 10
+#: Bytes by which what is resident may differ, beside a tenth of it: pages of the heap that are in use in part, of which there
+#: are more after some instants than after the first, and then no more.
+RESIDENT_SLACK = 1 << 20
 #: What a connection may hold that waits for the next request, as after a checkpoint: what it reads requests into.
 WAITING_CONNECTION = 417 << 10
 
@@ -291,7 +293,6 @@ class Daemon:
         def same() -> bool:
             self.rest()
             now = self.census()
-            print(now)
             assert now["pid"] == first["pid"]
             assert now["fds"] == first["fds"]
             assert now["children"] == {"alive": len(self.prints) + 1}
