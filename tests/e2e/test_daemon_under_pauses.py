@@ -30,7 +30,8 @@ from harness.terminal import Terminal
 from harness.waiting import wait_until
 from harness.watching import Watching
 
-#: How often it is paused or copied. A run of some minutes has 200.
+#: How often it is paused or copied. A thorough run has 200, and takes the better part of an hour on a busy host without
+#: hardware virtualization.
 INSTANTS = int(os.environ.get("COLDFRAME_E2E_INSTANTS", "4"))
 #: Of three instants, these.
 KINDS = ("pause", "pause", "checkpoint")
@@ -52,9 +53,8 @@ REFUSALS = ("port is not open", "was not found", "ended without a valid answer")
 
 #: Every printer and the terminal, a watch, an upload of each, and one each for commands, ports and the test itself.
 CONNECTIONS = PRINTERS + 1 + 1 + UPLOADERS + 3
-#: The daemon has one thread, and more for what may wait for a disk, which go when there was nothing to do for ten seconds:
-#: so many at most after work, and so many when they had time to go.
-THREADS, IDLE_THREADS = 64, 8
+#: The daemon has one thread, and more for what may wait for a disk, each until it had nothing to do for ten seconds.
+THREADS = 32
 #: Bytes by which what is resident may differ, beside a tenth of it: pages of the heap that are in use in part, of which there
 #: are more after some instants than after the first, and then no more.
 RESIDENT_SLACK = 1 << 20
@@ -283,7 +283,7 @@ class Daemon:
     def census(self) -> dict:
         return json.loads(output(self.sbx, f"python3 -IS {self.census_program}", user="root"))
 
-    def holds_what_it_held(self, threads: int = THREADS) -> None:
+    def holds_what_it_held(self) -> None:
         """After the first instant and after every other: the same descriptors, the same children, the same memory."""
         if self.first is None:
             self.rest()
@@ -297,7 +297,7 @@ class Daemon:
             assert now["fds"] == first["fds"]
             assert now["children"] == {"alive": len(self.prints) + 1}
             assert now["served"] <= CONNECTIONS, now
-            assert now["threads"] <= threads, now
+            assert now["threads"] <= THREADS, now
             waiting = max(0, now["served"] - first["served"]) * WAITING_CONNECTION
             assert now["resident"] <= first["resident"] * 1.1 + RESIDENT_SLACK + waiting, (now, first)
             self.resident.append(now["resident"])
@@ -324,5 +324,4 @@ def test_nothing_is_lost_or_left_at_any_instant(server: Server, create: Callable
     kinds = (KINDS * INSTANTS)[:INSTANTS]
     for number, kind in enumerate(daemon.dice.sample(kinds, len(kinds))):
         daemon.instant(number, kind)
-    daemon.holds_what_it_held(threads=IDLE_THREADS)
     daemon.report()
