@@ -32,8 +32,9 @@ fn a_day_leaves_nothing_behind() {
     let (first, rest) = held.split_at(SETTLED);
     let most = |of: &[Held]| of.iter().map(|held| held.resident_kib).fold(0.0, f64::max);
     assert!(most(rest) <= most(first) * MORE + SLACK_KIB, "{held:?}");
-    let files = |of: &[Held]| of.iter().map(|held| held.files).max();
-    assert!(files(rest) <= files(first), "{held:?}");
+    // The connection of the last request may be closed a little later than it is answered.
+    let fewest = first.iter().map(|held| held.files).min().unwrap();
+    eventually("no descriptor is left", || files(&daemon) <= fewest);
 }
 
 /// What somebody does in a minute.
@@ -91,6 +92,9 @@ fn held(daemon: &Daemon) -> Held {
     assert_eq!(client.http("POST", "/snapshot/prepare", "").status, 204);
     let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
     let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    let files = fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().count();
-    Held { resident_kib: resident.trim().trim_end_matches(" kB").parse().unwrap(), files }
+    Held { resident_kib: resident.trim().trim_end_matches(" kB").parse().unwrap(), files: files(daemon) }
+}
+
+fn files(daemon: &Daemon) -> usize {
+    fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().count()
 }

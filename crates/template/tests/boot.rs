@@ -35,7 +35,8 @@ fn guest() -> &'static Guest {
 }
 
 fn build_guest() -> PathBuf {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    // Cargo runs a test in the directory of its package.
+    let workspace = Path::new("../..").canonicalize().unwrap();
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
     let triple = "x86_64-unknown-linux-gnu";
     let status = Command::new(env!("CARGO"))

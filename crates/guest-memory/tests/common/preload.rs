@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// Builds it once, where this test was built.
+/// Builds it once, where this test was built. Cargo runs a test in the directory of its package; where that was when the test
+/// was compiled says nothing, when checkouts share what is compiled.
 pub(crate) fn library() -> &'static PathBuf {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
     LIBRARY.get_or_init(|| {
@@ -14,7 +15,6 @@ pub(crate) fn library() -> &'static PathBuf {
         let status = Command::new(env!("CARGO"))
             .args(["build", "--quiet", "--package", "uffd-preload", "--target-dir"])
             .arg(target)
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
             .status()
             .unwrap();
         assert!(status.success(), "building the preload library");
