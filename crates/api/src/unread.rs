@@ -1,7 +1,8 @@
 //! Answers that come before the request was read to its end.
 //!
-//! What is left of a body would be taken for the next request, so the server closes the connection; a client that is not
-//! told meanwhile sends its next request on it and gets no answer.
+//! What is left of a body is read and thrown away (crate `upload`), but not without end, and not when the client waits for a
+//! go-ahead: then the server closes the connection, and a client that is not told meanwhile sends its next request on it
+//! and gets no answer.
 
 use std::pin::Pin;
 use std::sync::Arc;
