@@ -53,6 +53,8 @@ REFUSALS = ("port is not open", "was not found", "ended without a valid answer")
 
 #: Every printer and the terminal, a watch, an upload of each, and one each for commands, ports and the test itself.
 CONNECTIONS = PRINTERS + 1 + 1 + UPLOADERS + 3
+#: The watch whose events are streamed and the one that is asked for them.
+WATCHES = 2
 #: The daemon has one thread, and more for what may wait for a disk, each until it had nothing to do for ten seconds.
 THREADS = 32
 #: Bytes by which what is resident may differ, beside a tenth of it: pages of the heap that are in use in part, of which there
@@ -285,10 +287,7 @@ class Daemon:
 
     def holds_what_it_held(self) -> None:
         """After the first instant and after every other: the same descriptors, the same children, the same memory."""
-        if self.first is None:
-            self.rest()
-            self.first = self.census()
-        first = self.first
+        first = self.first = self.first or wait_until(self.settled, 30, "connections from before a pause to end", interval=0.5)
 
         def same() -> bool:
             self.rest()
@@ -304,6 +303,12 @@ class Daemon:
             return True
 
         wait_until(same, 30, "the daemon to hold what it held", interval=0.5)
+
+    def settled(self) -> dict | None:
+        """What it holds, once it holds nothing of the streams that a pause ended: it has some seconds for that."""
+        self.rest()
+        now = self.census()
+        return now if now["fds"]["anon_inode:inotify"] == WATCHES else None
 
     def rest(self) -> None:
         """Freed memory goes back to the kernel when it comes to rest for a snapshot, not after each request."""
