@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import random
+from urllib.parse import quote
 
 import httpx
 from e2b import Sandbox
-
-from guest import verifier
 
 from .guest import start
 from .server import Server
 
 PORT = 8000
 DIRECTORY = "/home/user/verified"
+#: Bytes of each piece, unless a test wants another size.
+SIZE = 256 << 10
+#: Pieces that tests write.
+PIECES = {"memory": 24, "file": 12}
+ALL = [f"{kind}-{index}" for kind, count in PIECES.items() for index in range(count)]
+#: How many of them a write replaces.
+WRITTEN = 6
 
 
 class Verified:
     """The verifier in a sandbox, and what it ought to hold."""
 
-    def __init__(self, server: Server, sbx: Sandbox, size: int = verifier.SIZE) -> None:
+    def __init__(self, server: Server, sbx: Sandbox, size: int = SIZE) -> None:
         """Starts it. Each of the pieces that it verifies is of so many bytes."""
         self.server, self.sbx, self.size = server, sbx, size
-        self.pid = start(sbx, "verifier.py", DIRECTORY, PORT, size)
-        self.wanted: dict[tuple[str, int], str] = {}
-        self.expect("first")
+        self.pid = start(sbx, "verifier.rs", DIRECTORY, PORT, size, *PIECES.values())
+        #: The seed from which each piece follows.
+        self.wanted = dict.fromkeys(ALL, "first")
         self.last = self.ask("GET", "/state")
 
     def moment(self) -> Verified:
@@ -45,14 +53,11 @@ class Verified:
         assert response.status_code == 200, response.text
         return response.json()
 
-    def expect(self, seed: str) -> None:
-        for kind, index in verifier.chosen(seed):
-            self.wanted[kind, index] = seed
-
     def write(self, seed: str) -> None:
         """Writes and does not wait for anything to reach the disk."""
-        self.expect(seed)
-        self.seen(self.ask("POST", f"/write?seed={seed}"))
+        seed, names = quote(seed, safe=""), random.Random(seed).sample(ALL, WRITTEN)
+        self.wanted.update(dict.fromkeys(names, seed))
+        self.seen(self.ask("POST", f"/write?{'&'.join([seed, *names])}"))
 
     def seen(self, told: dict) -> None:
         """It is the same program, found nothing wrong, and is not where it was before."""
@@ -67,19 +72,19 @@ class Verified:
     def verified(self, told: dict) -> None:
         """It says that it holds what it ought to."""
         self.seen(told)
-        for (kind, index), seed in self.wanted.items():
-            wanted = self.digest(seed, kind, index)
-            assert told["digests"][f"{kind} {index}"] == wanted, f"{kind} {index} does not hold what {seed} wrote"
+        for name, seed in self.wanted.items():
+            wanted = hashlib.shake_128(self.content(name, seed)).hexdigest(32)
+            assert told["digests"][name] == wanted, f"{name} does not hold what {seed} wrote"
 
-    def digest(self, seed: str, kind: str, index: int) -> str:
-        return verifier.digest(verifier.content(seed, kind, index, self.size))
+    def content(self, name: str, seed: str) -> bytes:
+        """What a piece holds."""
+        return hashlib.shake_128(f"{seed}/{name}".encode()).digest(self.size)
 
     def files_hold(self, sbx: Sandbox) -> None:
         """The files are there, whether the program is or not."""
-        names = [f"{DIRECTORY}/file-{index}" for kind, index in self.wanted if kind == "file"]
-        lines = sbx.commands.run(f"sha256sum {' '.join(names)}", user="root", timeout=60).stdout.splitlines()
+        files = [name for name in self.wanted if name.startswith("file-")]
+        lines = sbx.commands.run(f"cd {DIRECTORY} && sha256sum {' '.join(files)}", user="root", timeout=60).stdout.splitlines()
         found = {name: digest for digest, name in (line.split() for line in lines)}
-        for (kind, index), seed in self.wanted.items():
-            if kind == "file":
-                wanted = self.digest(seed, kind, index)
-                assert found[f"{DIRECTORY}/file-{index}"] == wanted, f"file {index} does not hold what {seed} wrote"
+        for name in files:
+            wanted = hashlib.sha256(self.content(name, self.wanted[name])).hexdigest()
+            assert found[name] == wanted, f"{name} does not hold what {self.wanted[name]} wrote"
