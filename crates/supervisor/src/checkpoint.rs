@@ -98,7 +98,7 @@ impl Pause {
             Keep::Everything => "the machine",
             Keep::Disk => "the root file system",
         };
-        tracing::info!("{what} stood still for {:.1} ms", since.elapsed().as_secs_f64() * 1e3);
+        tracing::info!("{what} stood still for {:.1} ms", crate::millis(since.elapsed()));
         Ok(moment)
     }
 

@@ -5,6 +5,7 @@
 //! VMM dies, it says so and exits. See [`lifecycle`] for the states.
 #![forbid(unsafe_code)]
 
+mod bring_up;
 mod checkpoint;
 mod console;
 mod control_server;
@@ -21,5 +22,11 @@ mod pause;
 mod run;
 mod snapshot;
 mod standby;
+mod tasks;
 
 pub use run::{SupervisorError, run};
+
+/// As a log says it.
+fn millis(time: std::time::Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}

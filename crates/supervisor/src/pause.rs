@@ -344,7 +344,7 @@ impl Default for Steps {
 impl Steps {
     pub(crate) fn end(&mut self, name: &str) {
         let now = Instant::now();
-        let millis = (now - std::mem::replace(&mut self.begun, now)).as_secs_f64() * 1e3;
+        let millis = crate::millis(now - std::mem::replace(&mut self.begun, now));
         // Writing to a string does not fail.
         let _ = write!(self.text, "{name}={millis:.1} ");
     }

@@ -1,40 +1,35 @@
 //! The supervisor's main function.
 
-use std::cell::{Cell, OnceCell};
-use std::future::Future;
+use std::cell::OnceCell;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cgroup::{Group, Removal};
-use control::{
-    CONTROL_FD, Checkpoint, Event, Goal, Keep, Launch, NETNS_FD, Phase, Prefetch, Standby, Start, Status,
-};
+use control::{CONTROL_FD, Event, Goal, Launch, NETNS_FD, Phase, Standby, Start, Status};
 use model::EndReason;
 use network::guest as addresses;
 use sys::inherited::take_fd;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{LocalSet, spawn_local};
 use tokio_util::sync::CancellationToken;
-use vmm::{Qemu, Vm};
+use vmm::Qemu;
 
+use crate::bring_up::{BringUp, RunningMachine};
 use crate::control_server::Control;
 use crate::guest::Guest;
-use crate::lifecycle::rules::{PauseOutcome, Refusal, Terms};
-use crate::lifecycle::{Answer, Command, Lifecycle, Timing, Work};
+use crate::lifecycle::rules::Terms;
+use crate::lifecycle::{Command, Lifecycle, Timing};
 use crate::log_store::{self, LogStore};
-use crate::machine::{Launched, Parts, Standing};
+use crate::machine::Standing;
 use crate::metrics::Samples;
-use crate::origin::Unusable;
-use crate::pause::{Pause, Pauses};
+use crate::pause::Pauses;
 use crate::standby::{self, Assigned};
-use crate::{console, control_server, endpoint, machine, metrics};
+use crate::tasks::Tasks;
+use crate::{control_server, endpoint, metrics};
 
-/// After a resume, and long enough for its first commands.
-const FIRST_MOMENTS: Duration = Duration::from_secs(2);
 /// Commands that wait for the lifecycle, which never waits itself.
 const COMMAND_QUEUE: usize = 64;
 /// How long a node may take to ask how it ended. One that listens already is told within microseconds.
@@ -248,191 +243,6 @@ async fn live(
     let why = Lifecycle::new(queue, status, timing, terms).run(tasks).await;
     sampler.abort();
     why
-}
-
-/// What the lifecycle has done for it.
-struct Tasks {
-    launch: Rc<Launch>,
-    dir: PathBuf,
-    guest: Guest,
-    lifecycle_id: String,
-    machine: Rc<OnceCell<Rc<RunningMachine>>>,
-    commands: mpsc::Sender<Command>,
-    status: watch::Receiver<Status>,
-    pauses: Rc<Pauses>,
-    /// Cancelled when the sandbox has to end.
-    over: CancellationToken,
-}
-
-impl Tasks {
-    /// What a pause or a snapshot takes; `None` when there is no machine.
-    fn to_pause(&self) -> Option<Pause> {
-        self.machine.get().map(|machine| Pause {
-            launch: Rc::clone(&self.launch),
-            dir: self.dir.clone(),
-            guest: self.guest.clone(),
-            lifecycle_id: self.lifecycle_id.clone(),
-            vm: Rc::clone(&machine.vm),
-            parts: Arc::clone(&machine.parts),
-            status: self.status.clone(),
-        })
-    }
-}
-
-// A lifecycle that is over does not need the answers.
-impl Work for Tasks {
-    fn initialise(&mut self) -> impl Future<Output = ()> + 'static {
-        let (guest, launch, id) = (self.guest.clone(), Rc::clone(&self.launch), self.lifecycle_id.clone());
-        let commands = self.commands.clone();
-        async move {
-            let outcome = guest.init(&launch.spec, &id).await;
-            let taken = outcome.is_ok();
-            let _ = commands.send(Command::Initialised(outcome)).await;
-            // The way of the first one, through a machine with cold memory, took a while that its clock lacks.
-            if taken && let Err(error) = guest.init(&launch.spec, &id).await {
-                tracing::warn!(error, "setting the guest's clock once more");
-            }
-        }
-    }
-
-    fn pause(&mut self, keep: Option<Keep>, cancel: CancellationToken) -> impl Future<Output = ()> + 'static {
-        let at_end = if self.launch.spec.auto_pause_memory { Keep::Everything } else { Keep::Disk };
-        let keep = keep.unwrap_or(at_end);
-        let (commands, pauses) = (self.commands.clone(), Rc::clone(&self.pauses));
-        let pause = self.to_pause();
-        async move {
-            let outcome = match pause {
-                Some(pause) => pauses.run(pause, keep, cancel).await,
-                None => PauseOutcome::Failed("there is no machine".into()),
-            };
-            let _ = commands.send(Command::PauseOver(outcome)).await;
-        }
-    }
-
-    fn snapshot(&mut self, wanted: Checkpoint, answer: Answer) -> impl Future<Output = ()> + 'static {
-        let (pauses, pause, over) = (Rc::clone(&self.pauses), self.to_pause(), self.over.clone());
-        async move {
-            let made = match pause {
-                Some(pause) => pauses.checkpoint(pause, wanted, over).await,
-                None => Err(Refusal::State("there is no machine")),
-            };
-            if let Err(Refusal::Failed(error)) = &made {
-                tracing::error!(error, "a snapshot failed");
-            }
-            // Whoever is gone does not need it.
-            let _ = answer.send(made);
-        }
-    }
-}
-
-/// A VMM that was launched.
-struct RunningMachine {
-    vm: Rc<dyn Vm>,
-    group: Cell<Option<Group>>,
-    parts: Arc<Parts>,
-    /// When its launch began.
-    begun: Instant,
-}
-
-/// Launching the VMM.
-struct BringUp {
-    driver: Qemu,
-    preload: &'static [u8],
-    standing: Option<Standing>,
-    launch: Rc<Launch>,
-    dir: PathBuf,
-    commands: mpsc::Sender<Command>,
-    logs: Rc<LogStore>,
-    machine: Rc<OnceCell<Rc<RunningMachine>>>,
-}
-
-impl BringUp {
-    /// Launches the VMM and tells the lifecycle that it did, and when the VMM is gone, and how.
-    async fn run(self) {
-        let Self { driver, preload, standing, launch, dir, commands, logs, machine } = self;
-        let prefetch = launch.prefetch;
-        let begun = Instant::now();
-        let command = match machine::launch(&driver, &launch, &dir, preload, standing).await {
-            Ok(Launched { vm, console, group, parts }) => {
-                spawn_local(console::run(console, logs));
-                let vm: Rc<dyn Vm> = Rc::from(vm);
-                let running = RunningMachine {
-                    vm: Rc::clone(&vm),
-                    group: Cell::new(Some(group)),
-                    parts: Arc::new(parts),
-                    begun,
-                };
-                let running = Rc::clone(machine.get_or_init(|| Rc::new(running)));
-                // A lifecycle that is over does not need to know.
-                let _ = commands.send(Command::Launched(vm.pid())).await;
-                match go_on(&running, &commands).await {
-                    Ok(()) => settle_later(&running, prefetch),
-                    Err(error) => {
-                        let lost = running.parts.lost.get().cloned();
-                        let command = match lost {
-                            Some(why) => Command::VmmGone(EndReason::MemoryUnusable(why)),
-                            None => Command::LaunchFailed(error),
-                        };
-                        let _ = commands.send(command).await;
-                    }
-                }
-                let exit = vm.wait().await;
-                let why = match running.parts.lost.get() {
-                    Some(why) => EndReason::MemoryUnusable(why.clone()),
-                    None if exit.is_clean() => EndReason::GuestExited,
-                    None => EndReason::VmmDied(exit.to_string()),
-                };
-                Command::VmmGone(why)
-            }
-            Err(Unusable::Memory(why)) => Command::VmmGone(EndReason::MemoryUnusable(why)),
-            Err(Unusable::Other(error)) => Command::LaunchFailed(error),
-        };
-        let _ = commands.send(command).await;
-    }
-}
-
-/// Notes what the machine touched in its first moments, when they are over, and brings the rest if it is wanted.
-fn settle_later(machine: &Rc<RunningMachine>, prefetch: Prefetch) {
-    let parts = Arc::downgrade(&machine.parts);
-    spawn_local(async move {
-        tokio::time::sleep(FIRST_MOMENTS).await;
-        if let Some(parts) = parts.upgrade() {
-            parts.settle();
-            if prefetch == Prefetch::Everything
-                && let Some(pages) = &parts.pages
-                && let Err(error) = pages.prefetch(std::iter::once(0..u64::MAX).collect())
-            {
-                tracing::warn!(%error, "prefetching the rest of the memory");
-            }
-        }
-        // Most of what was needed to get here is not needed again, and there is a supervisor for every sandbox.
-        if let Err(error) = sys::text::forget() {
-            tracing::warn!(%error, "giving back memory of code");
-        }
-    });
-}
-
-/// Sets a machine going that goes on from a build. Its guest daemon listens as it did when the build was made.
-async fn go_on(machine: &RunningMachine, commands: &mpsc::Sender<Command>) -> Result<(), String> {
-    let Some(origin) = &machine.parts.origin else { return Ok(()) };
-    // One that boots says itself when it listens.
-    let Some(saved) = &origin.saved else { return Ok(()) };
-    let launched = Instant::now();
-    if let Some(pages) = &machine.parts.pages {
-        pages.prefetch(origin.working_set()).map_err(|error| error.to_string())?;
-    }
-    machine.vm.load_state(&saved.device_state).await.map_err(|error| error.to_string())?;
-    let loaded = Instant::now();
-    machine.vm.resume().await.map_err(|error| error.to_string())?;
-    let millis = |part: Duration| part.as_secs_f64() * 1e3;
-    tracing::info!(
-        "machine resumed: launch={:.1} load={:.1} run={:.1}",
-        millis(launched - machine.begun),
-        millis(loaded - launched),
-        millis(loaded.elapsed())
-    );
-    let _ = commands.send(Command::Ready(origin.manifest.envd_version.clone())).await;
-    Ok(())
 }
 
 /// Removes the VMM's control group; whether that took force.

@@ -7,6 +7,8 @@ use jiff::Timestamp;
 
 /// How the line about a resume begins, behind its time and origin.
 pub(super) const RESUMED: &str = "machine resumed:";
+/// How the line about the daemon's first requests begins.
+pub(super) const INITIALISED: &str = "guest initialised:";
 /// How the line about a snapshot begins.
 pub(super) const SNAPSHOT: &str = "snapshot made:";
 
