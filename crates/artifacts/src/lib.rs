@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod compaction;
+mod difference;
 mod durable;
 mod error;
 mod image;
@@ -19,9 +20,11 @@ mod power_cut;
 mod staged;
 mod store;
 mod usage;
+mod verify;
 mod writer;
 
 pub use compaction::{Compacted, Compaction};
+pub use difference::{Difference, Differing, How, difference};
 pub use error::{ArtifactError, is_loss};
 pub use image::{Image, check, load_header, sources};
 pub use local::LocalStore;
@@ -29,4 +32,5 @@ pub use plan::{FEW, LIVE_PER_DEAD, MANY, SPARE, plan};
 pub use staged::Staged;
 pub use store::{MAX_BLOB_BYTES, Object, Store, load_blob, load_manifest};
 pub use usage::{Usage, stored_bytes, usage};
+pub use verify::verify;
 pub use writer::ImageWriter;

@@ -52,6 +52,9 @@ pub(crate) enum Command {
     /// Sandboxes of the key that `env` prints.
     #[command(subcommand)]
     Sandbox(Sandbox),
+    /// What templates, paused sandboxes and snapshots are made of. Needs no server, and may run beside one.
+    #[command(subcommand)]
+    Build(Build),
     /// Show what snapshots take on the disk, what holds them, and what a delete would free.
     Storage {
         #[command(flatten)]
@@ -247,6 +250,50 @@ impl Sandbox {
             | Self::Kill { state, .. } => state,
         }
     }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Build {
+    /// Show what a build is and where its pages are.
+    Inspect(Inspect),
+    /// Show what is not the same in two builds.
+    Diff(Diff),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Inspect {
+    #[command(flatten)]
+    pub(crate) state: State,
+    /// A build, a paused sandbox or a snapshot; `base` for what sandboxes of the base template go on from.
+    pub(crate) build: String,
+    /// Read all of it, and show everything that is not as it was written; fails when there is something.
+    #[arg(long)]
+    pub(crate) validate: bool,
+    /// Show every piece of its images.
+    #[arg(long)]
+    pub(crate) ranges: bool,
+    /// For programs.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Diff {
+    #[command(flatten)]
+    pub(crate) state: State,
+    /// What there was, named as for `inspect`.
+    pub(crate) from: String,
+    /// What became of it.
+    pub(crate) to: String,
+    /// Show every piece that differs.
+    #[arg(long)]
+    pub(crate) ranges: bool,
+    /// Show which files of the disk differ, and in what. Reads all files of both.
+    #[arg(long)]
+    pub(crate) files: bool,
+    /// For programs.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod build_cmd;
 mod builds;
 mod cli;
 mod doctor;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         Command::Key(command) => key::run(&command),
         Command::Template(cli::Template::Base { state }) => template_cmd::base(&state.dir),
         Command::Sandbox(command) => sandbox::run(&command),
+        Command::Build(command) => build_cmd::run(&command),
         Command::Storage { state, json } => storage::run(&state.dir, json),
         Command::Bench(command) => bench::run(&command),
         Command::Supervisor { dir } => {

@@ -18,7 +18,7 @@ pub(crate) fn ensure(state: &StateDir) -> Result<template::Build, String> {
     let dirs = template::Dirs::new(state.root());
     template::ensure_base(
         &dirs,
-        &crate::guest::binaries()?,
+        &crate::guest::Programs::unpack()?.binaries(),
         &template::BaseOptions::default(),
         &Terminal::new(),
     )

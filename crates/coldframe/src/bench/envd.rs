@@ -93,7 +93,7 @@ pub(crate) async fn run(count: usize) -> Result<(), String> {
         .write(true)
         .mode(0o700)
         .open(&program)
-        .and_then(|mut file| file.write_all(embedded))
+        .and_then(|mut file| file.write_all(&embedded))
         .map_err(|error| format!("writing envd to {}: {error}", program.display()))?;
     #[allow(clippy::cast_precision_loss, reason = "a size in MiB")]
     let size = embedded.len() as f64 / MIB;

@@ -1,0 +1,28 @@
+//! `coldframe build`: what builds hold, without a server and beside one.
+
+mod diff;
+mod ext4;
+mod files;
+mod inspect;
+mod names;
+
+use crate::Outcome;
+use crate::cli::Build;
+
+pub(crate) fn run(command: &Build) -> Outcome {
+    match command {
+        Build::Inspect(options) => inspect::run(options),
+        Build::Diff(options) => diff::run(options),
+    }
+}
+
+/// Bytes from one address to another, as debuggers write them.
+fn range(first: u64, pages: u64) -> String {
+    let (from, to) = (first * build::PAGE_BYTES, (first + pages) * build::PAGE_BYTES);
+    format!("0x{from:x}-0x{to:x}")
+}
+
+/// A number of pages as bytes for people.
+fn size(pages: u64) -> String {
+    crate::storage::size(pages * build::PAGE_BYTES)
+}
