@@ -22,6 +22,7 @@ pub(crate) const TEST: &[&str] = &[
     "busybox-static",
     "cpio",
     "curl",
+    "gdb",
 ];
 
 /// Installs what is missing; asks nothing of the network when nothing is.

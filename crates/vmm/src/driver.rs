@@ -19,10 +19,14 @@
 //! - When a pause, a save or a resume fails, the monitor may have done it or not: pause or resume it, or kill it. After a
 //!   save that failed it may have to run before another one succeeds.
 //!
+//! - While debuggers are let in, one of them may have paused or resumed the machine: then each of the steps does what it
+//!   does after one that failed.
+//!
 //! Each step has a deadline, and runs to its end also when the caller stops waiting for it: a machine is never left half
 //! way. A caller that comes meanwhile waits for its turn.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
@@ -90,6 +94,22 @@ pub trait Vm: Send + Sync {
     /// # Errors
     /// [`VmmError::Step`]; also when no state was loaded yet.
     async fn resume(&self) -> Result<(), VmmError>;
+
+    /// Lets one debugger after the other connect to `listener`, a listening unix socket, and see and change all of the guest
+    /// with the remote protocol of gdb. A guest that runs stands still as soon as one connects; from then on the debugger
+    /// lets it run. It may be a machine that never ran, right after its state was loaded. Does nothing to the guest until
+    /// somebody connects.
+    ///
+    /// # Errors
+    /// [`VmmError::Step`]; also when debuggers are let in already.
+    async fn let_debuggers_in(&self, listener: OwnedFd) -> Result<(), VmmError>;
+
+    /// Cuts off whoever is connected, and lets nobody in any more. The guest stands still or runs, as the debugger left it:
+    /// [`Vm::resume`] or [`Vm::pause`] it. Nothing happens when nobody is let in.
+    ///
+    /// # Errors
+    /// [`VmmError::Step`].
+    async fn keep_debuggers_out(&self) -> Result<(), VmmError>;
 
     /// Kills the monitor, and with it the guest, at once. Does nothing if it is gone already; never hits a process that
     /// got its number since.

@@ -18,6 +18,10 @@ pub enum Step {
     LoadState,
     /// Run.
     Resume,
+    /// Let debuggers in.
+    LetDebuggersIn,
+    /// Let none in any more.
+    KeepDebuggersOut,
 }
 
 impl fmt::Display for Step {
@@ -27,6 +31,8 @@ impl fmt::Display for Step {
             Self::SaveState => "save the machine's device state",
             Self::LoadState => "load a device state into the machine",
             Self::Resume => "resume the machine",
+            Self::LetDebuggersIn => "let debuggers into the machine",
+            Self::KeepDebuggersOut => "keep debuggers out of the machine",
         })
     }
 }

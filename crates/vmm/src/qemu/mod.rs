@@ -1,6 +1,7 @@
 //! QEMU's `microvm`: no firmware menus, no PCI, a handful of virtio devices.
 
 mod arguments;
+mod debug;
 mod identity;
 mod kernel_parameters;
 mod transfer;

@@ -1,5 +1,6 @@
 //! A QEMU process, and what may be asked of it when.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use serde_json::Value;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use super::{END_OF_FAILURE, transfer};
+use super::{END_OF_FAILURE, debug, transfer};
 use crate::driver::{Vm, VmmError};
 use crate::exit::Exit;
 use crate::identity::Identity;
@@ -39,6 +40,8 @@ struct Control {
     condition: Condition,
     /// The state of the machine, if it was saved since it last ran. QEMU gives it away once between two runs.
     saved: Option<Vec<u8>>,
+    /// Whether debuggers are let in.
+    debugged: bool,
 }
 
 /// What is known of the machine.
@@ -48,7 +51,7 @@ enum Condition {
     Waiting,
     Running,
     Paused,
-    /// A step failed. It runs or stands still; QEMU takes either command.
+    /// A step failed, or a debugger may have done something. It runs or stands still; QEMU takes either command.
     Unsure,
     /// A state came in only in part, or wrong. It must never run.
     Broken,
@@ -58,7 +61,7 @@ impl QemuVm {
     /// A QEMU that obeys; `waiting` if it was started without anything to run.
     pub(super) fn new(process: Process, qmp: Qmp, waiting: bool, identity: Identity) -> Self {
         let condition = if waiting { Condition::Waiting } else { Condition::Running };
-        let control = Mutex::new(Control { qmp, condition, saved: None });
+        let control = Mutex::new(Control { qmp, condition, saved: None, debugged: false });
         Self { shared: Arc::new(Shared { process, control }), identity }
     }
 
@@ -121,7 +124,7 @@ impl Control {
         self.condition = Condition::Unsure;
         self.qmp.hold(true);
         self.qmp.execute_within("stop", &Value::Null, PAUSE).await?;
-        self.condition = Condition::Paused;
+        self.settle(Condition::Paused);
         Ok(())
     }
 
@@ -164,8 +167,34 @@ impl Control {
             self.qmp.hold(true);
         }
         resumed?;
-        self.condition = Condition::Running;
+        self.settle(Condition::Running);
         Ok(())
+    }
+
+    async fn let_debuggers_in(&mut self, listener: OwnedFd) -> Result<(), StepError> {
+        self.must_have_a_state()?;
+        if self.debugged {
+            return Err(StepError::Condition("debuggers are let in already"));
+        }
+        debug::start(&mut self.qmp, listener).await?;
+        self.debugged = true;
+        // What it is from now on, a debugger decides; and what it saved is old as soon as one changes something.
+        self.condition = Condition::Unsure;
+        self.saved = None;
+        Ok(())
+    }
+
+    async fn keep_debuggers_out(&mut self) -> Result<(), StepError> {
+        if self.debugged {
+            debug::stop(&mut self.qmp).await?;
+            self.debugged = false;
+        }
+        Ok(())
+    }
+
+    /// It is in this condition, as long as nobody else changes that.
+    fn settle(&mut self, condition: Condition) {
+        self.condition = if self.debugged { Condition::Unsure } else { condition };
     }
 
     /// QEMU would take `cont` for a wish to run as soon as there is a state.
@@ -211,6 +240,20 @@ impl Vm for QemuVm {
 
     async fn resume(&self) -> Result<(), VmmError> {
         self.perform(Step::Resume, |shared| async move { shared.control.lock().await.resume().await }).await
+    }
+
+    async fn let_debuggers_in(&self, listener: OwnedFd) -> Result<(), VmmError> {
+        self.perform(Step::LetDebuggersIn, |shared| async move {
+            shared.control.lock().await.let_debuggers_in(listener).await
+        })
+        .await
+    }
+
+    async fn keep_debuggers_out(&self) -> Result<(), VmmError> {
+        self.perform(Step::KeepDebuggersOut, |shared| async move {
+            shared.control.lock().await.keep_debuggers_out().await
+        })
+        .await
     }
 
     fn kill(&self) {
