@@ -231,6 +231,9 @@ pub(crate) enum Sandbox {
         #[arg(long)]
         disk_only: bool,
     },
+    /// Look into the kernel of a running one with gdb. It stands still meanwhile, and runs on afterwards. Needs the state
+    /// directory of the server that it runs on, and no key.
+    Debug(Debug),
     /// End one, running or paused, and delete what is kept of it. Its snapshots stay.
     Kill {
         #[command(flatten)]
@@ -247,9 +250,27 @@ impl Sandbox {
             | Self::Pause { state, .. }
             | Self::Resume { state, .. }
             | Self::Snapshot { state, .. }
+            | Self::Debug(Debug { state, .. })
             | Self::Kill { state, .. } => state,
         }
     }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Debug {
+    #[command(flatten)]
+    pub(crate) state: State,
+    /// The id that `list` shows.
+    pub(crate) id: SandboxId,
+    /// The kernel with its debug symbols; by default what is beside the kernel, or Debian's package of them.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) gdb_symbols: Option<PathBuf>,
+    /// Do this instead of asking; may be given several times.
+    #[arg(long, value_name = "COMMAND")]
+    pub(crate) gdb_exec: Vec<String>,
+    /// Do what is in this file instead of asking, before what `--gdb-exec` says.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) gdb_script: Vec<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -5,6 +5,7 @@ mod bench;
 mod build_cmd;
 mod builds;
 mod cli;
+mod debug;
 mod doctor;
 mod down;
 mod env;

@@ -1,5 +1,6 @@
 //! `coldframe sandbox`: sandboxes as the REST API shows them to the key that `coldframe env` prints.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use bytes::Bytes;
@@ -20,21 +21,27 @@ const NEXT: &str = "x-next-token";
 const REBOOTED: &str = "x-coldframe-rebooted";
 
 pub(crate) fn run(command: &Sandbox) -> Outcome {
+    let dir = &command.state().dir;
+    match command {
+        Sandbox::List { json, .. } => asking(dir, async |api| list(api, *json).await),
+        Sandbox::Pause { id, disk_only, .. } => asking(dir, async |api| pause(api, id, *disk_only).await),
+        Sandbox::Resume { id, reboot, timeout, .. } => {
+            asking(dir, async |api| resume(api, id, *reboot, *timeout).await)
+        }
+        Sandbox::Snapshot { id, name, disk_only, .. } => {
+            asking(dir, async |api| snapshot(api, id, name.as_deref(), *disk_only).await)
+        }
+        Sandbox::Kill { id, .. } => asking(dir, async |api| kill(api, id).await),
+        Sandbox::Debug(options) => crate::debug::run(options),
+    }
+}
+
+/// Asks the server's API.
+fn asking(dir: &Path, ask: impl AsyncFnOnce(&mut Connection) -> Result<(), String>) -> Outcome {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
-    let rest = Rest::find(&StateDir::open(&command.state().dir)?)?;
-    runtime.block_on(async {
-        let mut api = rest.connect().await?;
-        match command {
-            Sandbox::List { json, .. } => list(&mut api, *json).await,
-            Sandbox::Pause { id, disk_only, .. } => pause(&mut api, id, *disk_only).await,
-            Sandbox::Resume { id, reboot, timeout, .. } => resume(&mut api, id, *reboot, *timeout).await,
-            Sandbox::Snapshot { id, name, disk_only, .. } => {
-                snapshot(&mut api, id, name.as_deref(), *disk_only).await
-            }
-            Sandbox::Kill { id, .. } => kill(&mut api, id).await,
-        }
-    })?;
+    let rest = Rest::find(&StateDir::open(dir)?)?;
+    runtime.block_on(async { ask(&mut rest.connect().await?).await })?;
     Ok(ExitCode::SUCCESS)
 }
 

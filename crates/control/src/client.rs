@@ -137,6 +137,20 @@ impl Client {
         Ok(Events { body, buffer: Vec::new() })
     }
 
+    /// Has the machine let debuggers in, until what is returned is dropped.
+    pub async fn debugger(&self) -> Result<Debugging, ClientError> {
+        let opened = async {
+            let mut body = self.send(Method::GET, "/v1/debugger", &()).await?;
+            match body.frame().await {
+                Some(Ok(_)) => Ok(Debugging { body }),
+                _ => Err(ClientError::Broken("it ended before a debugger could connect".into())),
+            }
+        };
+        tokio::time::timeout(CALL_TIMEOUT, opened)
+            .await
+            .map_err(|_| self.slow("/v1/debugger", CALL_TIMEOUT))?
+    }
+
     async fn json<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -230,5 +244,18 @@ impl Events {
                 Some(Ok(frame)) => self.buffer.extend(frame.into_data().unwrap_or_default()),
             }
         }
+    }
+}
+
+/// A machine that lets debuggers in. Dropping it cuts them off.
+#[derive(Debug)]
+pub struct Debugging {
+    body: Incoming,
+}
+
+impl Debugging {
+    /// Returns when the machine is gone.
+    pub async fn ended(&mut self) {
+        while let Some(Ok(_)) = self.body.frame().await {}
     }
 }

@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 pub const LAUNCH_FILE: &str = "launch.json";
 /// Name of the control socket in a sandbox's directory.
 pub const SOCKET_FILE: &str = "control.sock";
+/// Name of the socket in a sandbox's directory to which debuggers connect, while somebody wants them to.
+pub const DEBUGGER_FILE: &str = "gdb.sock";
 /// The descriptor on which a supervisor inherits its listening control socket.
 pub const CONTROL_FD: i32 = 3;
 /// The descriptor on which a supervisor inherits its network namespace.

@@ -17,6 +17,7 @@
 //! | `PUT /v1/end` | [`EndTime`] in; the [`Status`] that then holds |
 //! | `POST /v1/pause` | [`Keep`] in; 204 when the pause is durable; 409 when the state does not allow it; 500 when it failed and the sandbox runs on |
 //! | `POST /v1/snapshot` | [`Checkpoint`] in; 204 when the build is durable; 409 and 500 as for a pause; the sandbox runs on |
+//! | `GET /v1/debugger` | one line when a debugger may connect to [`DEBUGGER_FILE`]; 409 when the state does not allow it. The answer lasts as long as the machine does, and when whoever asked closes it, debuggers are cut off and the machine runs on |
 //! | `POST /v1/kill` | 202; [`Event::Ended`] follows |
 //! | `GET /v1/metrics` | every kept [`model::MetricSample`] |
 //! | `POST /v1/logs` | [`LogFilter`] in; [`model::LogEntry`] list out |
@@ -28,10 +29,10 @@ mod paused;
 mod protocol;
 mod standby;
 
-pub use client::{Client, ClientError, Events};
+pub use client::{Client, ClientError, Debugging, Events};
 pub use launch::{
-    Accel, BuildFiles, CONTROL_FD, CgroupLimits, Deadlines, Goal, LAUNCH_FILE, Launch, LaunchError, NETNS_FD,
-    Prefetch, Reboot, SOCKET_FILE, Start,
+    Accel, BuildFiles, CONTROL_FD, CgroupLimits, DEBUGGER_FILE, Deadlines, Goal, LAUNCH_FILE, Launch,
+    LaunchError, NETNS_FD, Prefetch, Reboot, SOCKET_FILE, Start,
 };
 pub use paused::{PAUSED_FILE, read_paused, remove_paused, write_paused};
 pub use protocol::{Checkpoint, EndTime, Event, Keep, LogFilter, Phase, Status};

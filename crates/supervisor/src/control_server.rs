@@ -1,24 +1,29 @@
 //! The node's door: the routes of crate `control`.
 
+use std::cell::OnceCell;
 use std::convert::Infallible;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use control::{EndTime, Event, Keep, LogFilter, Status};
-use futures_util::stream;
+use futures_util::{StreamExt as _, stream};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::bring_up::RunningMachine;
+use crate::debug;
 use crate::http1::{Body, json, read_body, serve, text};
 use crate::lifecycle::rules::Refusal;
 use crate::lifecycle::{Answer, Command};
 use crate::log_store::{self, LogStore};
 use crate::metrics::Samples;
+use crate::pause::Pauses;
 
 /// The node keeps one for events and makes short ones beside it.
 const MAX_CONNECTIONS: usize = 128;
@@ -35,6 +40,9 @@ pub(crate) struct Control {
     pub(crate) told: CancellationToken,
     pub(crate) samples: Rc<Samples>,
     pub(crate) logs: Rc<LogStore>,
+    pub(crate) machine: Rc<OnceCell<Rc<RunningMachine>>>,
+    pub(crate) pauses: Rc<Pauses>,
+    pub(crate) dir: PathBuf,
 }
 
 /// Answers the node for ever.
@@ -65,6 +73,10 @@ async fn answer(request: Request<Incoming>, control: Rc<Control>) -> Response<Bo
             Ok(wanted) => answered(&control, |answer| Command::Snapshot(wanted, answer)).await,
             Err(error) => text(StatusCode::BAD_REQUEST, format!("reading which build to make: {error}")),
         },
+        (Method::GET, "/v1/debugger") => match debug::begin(&control).await {
+            Ok(session) => debugger(session, &control),
+            Err(refusal) => refused(refusal),
+        },
         (Method::POST, "/v1/kill") => {
             // A closed queue means that it is ending already.
             let _ = control.commands.send(Command::Kill).await;
@@ -94,9 +106,15 @@ async fn answered(control: &Control, command: impl FnOnce(Answer) -> Command) ->
     let sent = control.commands.send(command(reply)).await;
     match (sent, answer.await) {
         (Ok(()), Ok(Ok(()))) => text(StatusCode::NO_CONTENT, ""),
-        (Ok(()), Ok(Err(Refusal::State(why)))) => text(StatusCode::CONFLICT, why),
-        (Ok(()), Ok(Err(Refusal::Failed(why)))) => text(StatusCode::INTERNAL_SERVER_ERROR, why),
+        (Ok(()), Ok(Err(refusal))) => refused(refusal),
         _ => text(StatusCode::CONFLICT, "the sandbox is ending"),
+    }
+}
+
+fn refused(refusal: Refusal) -> Response<Body> {
+    match refusal {
+        Refusal::State(why) => text(StatusCode::CONFLICT, why),
+        Refusal::Failed(why) => text(StatusCode::INTERNAL_SERVER_ERROR, why),
     }
 }
 
@@ -140,4 +158,16 @@ fn events(control: &Control) -> Response<Body> {
         Some((frame, (!last).then_some((status, ended, told))))
     });
     Response::new(BodyExt::boxed_unsync(StreamBody::new(lines)))
+}
+
+/// A line, and then nothing until the sandbox has ended. The session ends with the answer, which ends with its connection.
+fn debugger(session: DropGuard, control: &Control) -> Response<Body> {
+    let line = Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"ready\n")));
+    let mut ended = control.ended.clone();
+    let until_the_end = stream::once(async move {
+        let _session = session;
+        let _ = end_of(&mut ended).await;
+        Ok(Frame::data(Bytes::from_static(b"ended\n")))
+    });
+    Response::new(BodyExt::boxed_unsync(StreamBody::new(stream::iter([line]).chain(until_the_end))))
 }

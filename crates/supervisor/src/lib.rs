@@ -9,6 +9,7 @@ mod bring_up;
 mod checkpoint;
 mod console;
 mod control_server;
+mod debug;
 mod endpoint;
 mod guest;
 mod http1;

@@ -29,6 +29,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use vmm::Vm;
 
+use crate::debug::IN_THE_WAY;
 use crate::guest::Guest;
 use crate::lifecycle::rules::{PauseOutcome, Refusal};
 use crate::machine::Parts;
@@ -57,12 +58,17 @@ pub(crate) struct Pauses {
     under_way: tokio::sync::Mutex<()>,
     /// The build of one that was committed.
     committed: Cell<Option<BuildId>>,
+    /// There are none for now: something else has the machine.
+    kept_out: Cell<bool>,
 }
 
 impl Pauses {
     /// Runs a pause.
     pub(crate) async fn run(&self, pause: Pause, keep: Keep, cancel: CancellationToken) -> PauseOutcome {
         let _under_way = self.under_way.lock().await;
+        if self.kept_out.get() {
+            return PauseOutcome::Failed(IN_THE_WAY.into());
+        }
         let outcome = pause.run(keep, cancel).await;
         if let PauseOutcome::Committed(build) = &outcome {
             self.committed.set(Some(build.clone()));
@@ -84,7 +90,20 @@ impl Pauses {
         if paused {
             return Err(Refusal::State("the sandbox was paused before its snapshot began"));
         }
+        if self.kept_out.get() {
+            return Err(Refusal::State(IN_THE_WAY));
+        }
         pause.checkpoint(wanted, over).await
+    }
+
+    /// From now on there are none, unless one is under way: then nothing changes, and this is false.
+    pub(crate) fn keep_out(&self) -> bool {
+        self.under_way.try_lock().is_ok() && !self.kept_out.replace(true)
+    }
+
+    /// There may be some again.
+    pub(crate) fn let_in(&self) {
+        self.kept_out.set(false);
     }
 
     /// Waits for a pause that is under way when the sandbox is over, and takes it back if it was committed after the

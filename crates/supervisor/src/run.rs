@@ -126,6 +126,8 @@ async fn supervise(
     let (ended, ended_watcher) = watch::channel(None);
 
     let told = CancellationToken::new();
+    let machine = Rc::new(OnceCell::new());
+    let pauses = Rc::new(Pauses::default());
     let door = Control {
         commands: commands.clone(),
         status: watcher.clone(),
@@ -133,13 +135,15 @@ async fn supervise(
         told: told.clone(),
         samples: Rc::clone(&samples),
         logs: Rc::clone(&logs),
+        machine: Rc::clone(&machine),
+        pauses: Rc::clone(&pauses),
+        dir: dir.clone(),
     };
     spawn_local(control_server::run(control, door));
     spawn_local(endpoint::run(endpoint, commands.clone(), Rc::clone(&logs)));
 
     logs.say(model::LogLevel::Info, opening_line(&launch));
     let launch = Rc::new(launch);
-    let machine = Rc::new(OnceCell::new());
     // Beside the lifecycle, which keeps the deadline and takes a kill while this is under way.
     let bring_up = BringUp {
         driver,
@@ -152,7 +156,7 @@ async fn supervise(
         machine: Rc::clone(&machine),
     };
     let launching = spawn_local(bring_up.run());
-    let (pauses, over) = (Rc::new(Pauses::default()), CancellationToken::new());
+    let over = CancellationToken::new();
     let tasks = Tasks {
         guest: Guest::new(addresses::GUEST_IP, &launch.spec),
         lifecycle_id: model::SandboxId::random().as_str().to_owned(),

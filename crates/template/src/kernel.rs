@@ -55,7 +55,7 @@ impl Kernel {
     pub(crate) const MODULES: &str = "modules";
     const RECORD: &str = "kernel.json";
 
-    fn load(dir: PathBuf) -> Option<Self> {
+    pub(crate) fn load(dir: PathBuf) -> Option<Self> {
         let record: Record = read_json(&dir.join(Self::RECORD))?;
         let size = fs::metadata(dir.join(Self::VMLINUX)).ok()?.len();
         (size == record.vmlinux_size).then_some(Self { dir, record })

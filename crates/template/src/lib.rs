@@ -29,6 +29,7 @@ mod precondition;
 mod progress;
 mod publish;
 mod rootfs;
+mod symbols;
 mod tool;
 mod vmlinux;
 
@@ -38,3 +39,4 @@ pub use error::TemplateError;
 pub use initramfs::GuestBinaries;
 pub use manifest::{Build, load};
 pub use progress::{LogProgress, Progress};
+pub use symbols::{existing_symbols, fetch_symbols};
