@@ -168,7 +168,8 @@ def test_what_it_cannot_do_it_says(server: Server, busy: Sandbox, create: Callab
     assert "No such file" in refused(busy, "--gdb-symbols", str(tmp_path / "nothing"))
     paused = create(timeout=900)
     assert paused.pause() is True
-    assert f"sandbox {paused.sandbox_id} does not run here" in refused(paused)
+    # Whoever ran it may be about to go.
+    assert "does not run" in refused(paused)
 
 
 @pytest.mark.timeout(PATIENCE)

@@ -2,7 +2,7 @@
 
 use artifacts::{LocalStore, Store, load_manifest};
 use catalog::Catalog;
-use model::BuildId;
+use model::{BuildId, SandboxId};
 
 use crate::builds::BASE;
 use crate::state::StateDir;
@@ -15,6 +15,13 @@ pub(super) fn find(state: &StateDir, store: &LocalStore, name: &str) -> Result<B
         && store.contains(&build).map_err(|error| failed(&error))?
     {
         return Ok(build);
+    }
+    // A pause is acknowledged when its record is beside the sandbox, and the catalog has it soon after.
+    if let Ok(id) = name.parse::<SandboxId>()
+        && let Some(paused) =
+            control::read_paused(&state.sandboxes().join(id.as_str())).map_err(|error| failed(&error))?
+    {
+        return Ok(paused.build);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let known = runtime.map_err(|error| failed(&error))?.block_on(known(state, name));

@@ -77,6 +77,7 @@ async fn session(dir: &Path, script: &Script, options: &cli::Debug) -> Outcome {
     let mut ends = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
     let mut debugging = Client::new(dir).debugger().await.map_err(|error| match error {
         ClientError::Dead { .. } => format!("sandbox {} does not run here any more", options.id),
+        ClientError::Refused { message, .. } => format!("sandbox {}: {message}", options.id),
         error => error.to_string(),
     })?;
     // Without us it would be a debugger of nothing that holds the terminal.
