@@ -153,6 +153,7 @@ def test_its_exit_status_and_its_script_are_gdbs(server: Server, busy: Sandbox, 
     assert runs(busy)
 
 
+@pytest.mark.timeout(PATIENCE)
 def test_what_it_cannot_do_it_says(server: Server, busy: Sandbox, create: Callable[..., Sandbox], tmp_path: Path):
     def refused(sbx: Sandbox, *options: str) -> str:
         done = debug(server, sbx, "quit", options=options)
