@@ -53,8 +53,8 @@ pub(super) fn run(options: &Diff) -> Outcome {
     let (from, to) = (from?, to?);
     let mut images = Vec::new();
     for kind in [ObjectKind::Memory, ObjectKind::Disk] {
-        let opened = [&from, &to].map(|build| open(&store, build, kind));
-        let [Some(was), Some(is)] = [opened[0].clone()?, opened[1].clone()?] else { continue };
+        let (was, is) = (open(&store, &from, kind)?, open(&store, &to, kind)?);
+        let (Some(was), Some(is)) = (was, is) else { continue };
         let found = difference(&was, &is).map_err(|error| error.to_string())?;
         images.push(changes(kind, is.pages(), &found, options.ranges));
     }
@@ -74,16 +74,12 @@ pub(super) fn run(options: &Diff) -> Outcome {
 }
 
 /// An image of a build; `None` when it has none of this kind.
-fn open(
-    store: &dyn Store,
-    build: &BuildId,
-    kind: ObjectKind,
-) -> Result<Option<std::sync::Arc<Image>>, String> {
+fn open(store: &dyn Store, build: &BuildId, kind: ObjectKind) -> Result<Option<Image>, String> {
     let manifest = load_manifest(store, build).map_err(|error| error.to_string())?;
     if kind == ObjectKind::Memory && manifest.memory.is_none() {
         return Ok(None);
     }
-    Image::open(store, build, kind).map(|image| Some(image.into())).map_err(|error| error.to_string())
+    Image::open(store, build, kind).map(Some).map_err(|error| error.to_string())
 }
 
 fn changes(kind: ObjectKind, pages: u64, found: &Difference, with_ranges: bool) -> Changes {
