@@ -34,8 +34,10 @@ def _ip(*args: str) -> None:
 def neighbour(addresses: list[str]) -> Iterator[None]:
     """A host behind a router that owns `addresses` and serves HTTP on each of them at port 8099.
 
-    Host routes for exactly those addresses lead to it; nothing else of this machine's routing changes."""
-    tag = f"cfe{os.getpid() % 10**6:06d}"
+    Host routes for exactly those addresses lead to it; nothing else of this machine's routing changes. Another worker may
+    have the same host at the same time: whichever route is first, it leads to one that answers."""
+    number = os.getpid() % 10**6
+    tag, near_end, far_end = f"cfe{number:06d}", *(f"198.18.{number % 256}.{end}" for end in (1, 2))
     namespace, near, far = f"{tag}h", f"{tag}a", f"{tag}b"
     served: subprocess.Popen | None = None
     _ip("netns", "add", namespace)
@@ -44,13 +46,13 @@ def neighbour(addresses: list[str]) -> Iterator[None]:
         _ip("link", "set", near, "up")
         _ip("-n", namespace, "link", "set", "lo", "up")
         _ip("-n", namespace, "link", "set", far, "up")
-        _ip("addr", "add", "198.18.255.1/32", "peer", "198.18.255.2/32", "dev", near)
-        _ip("-n", namespace, "addr", "add", "198.18.255.2/32", "peer", "198.18.255.1/32", "dev", far)
+        _ip("addr", "add", f"{near_end}/32", "peer", f"{far_end}/32", "dev", near)
+        _ip("-n", namespace, "addr", "add", f"{far_end}/32", "peer", f"{near_end}/32", "dev", far)
         # Answers go back over the only wire there is.
-        _ip("-n", namespace, "route", "add", "default", "via", "198.18.255.1")
+        _ip("-n", namespace, "route", "add", "default", "via", near_end)
         for address in addresses:
             _ip("-n", namespace, "addr", "add", f"{address}/32", "dev", "lo")
-            _ip("route", "add", f"{address}/32", "via", "198.18.255.2")
+            _ip("route", "add", f"{address}/32", "via", far_end, "metric", str(number))
         served = subprocess.Popen(
             ["ip", "netns", "exec", namespace, sys.executable, "-c", _SERVE], stdout=subprocess.DEVNULL
         )
