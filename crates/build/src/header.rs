@@ -52,6 +52,11 @@ pub(crate) struct Packed {
 }
 
 impl Packed {
+    /// Whether it begins at a page or before it.
+    pub(crate) fn begins_by(self, page: u64) -> bool {
+        u64::from(self.first) <= page
+    }
+
     /// The page after the last one, in the image.
     pub(crate) fn end(self) -> u64 {
         u64::from(self.first) + u64::from(self.pages)
@@ -156,11 +161,15 @@ impl Header {
 
     /// The same for a page that lies behind all extents before those, and before all extents after them.
     pub(crate) fn lookup_among(&self, extents: Range<usize>, page: u64) -> Located {
+        let among = self.extents.get(extents.clone()).unwrap_or_default();
+        self.before(extents.start + among.partition_point(|extent| extent.begins_by(page)), page)
+    }
+
+    /// The same for a page before which `next` extents begin.
+    pub(crate) fn before(&self, next: usize, page: u64) -> Located {
         if page >= self.pages {
             return Located::Zero { pages: 1 };
         }
-        let among = self.extents.get(extents.clone()).unwrap_or_default();
-        let next = extents.start + among.partition_point(|extent| u64::from(extent.first) <= page);
         if let Some(extent) = next.checked_sub(1).and_then(|index| self.extents.get(index))
             && page < extent.end()
         {
