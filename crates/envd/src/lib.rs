@@ -53,6 +53,8 @@ use std::process::ExitCode;
 /// Runs the daemon with the arguments of this process, until it is told to end by a signal.
 #[must_use]
 pub fn main() -> ExitCode {
+    // Whoever starts it by a descriptor has the kernel call it by the number of that.
+    let _ = rustix::thread::set_name(c"envd");
     let options = match args::parse(std::env::args().skip(1)) {
         Ok(args::Command::Serve(options)) => options,
         Ok(args::Command::Version) => {

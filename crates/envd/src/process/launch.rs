@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use super::hub::Hub;
 use super::input::Input;
 use super::output::Output;
 use super::running::{Parts, Process};
-use super::terminal;
+use super::{starters, terminal};
 use crate::state::Envd;
 use crate::user::{User, resolve_path};
 
@@ -103,17 +103,17 @@ pub(super) async fn launch(
     Ok(Launched { process: Arc::new(process), outputs: stdio.outputs })
 }
 
-/// Starts it on a thread that may block: looking at directories and loading programs can wait for disks, networks, or a
-/// file system of the guest that never answers.
+/// Starts it on a thread that may block: entering directories and loading programs can wait for disks, networks, or a file
+/// system of the guest that never answers.
 async fn start(request: Request) -> Result<Spawned, ConnectError> {
-    tokio::task::spawn_blocking(move || {
+    starters::run(move || {
         let cwd: PathBuf = request.cwd.clone();
-        if !cwd.exists() {
-            return Err(ConnectError::invalid_argument(format!("cwd '{}' does not exist", cwd.display())));
-        }
         sys::spawn::spawn(request).map_err(|error| match error.stage {
             Stage::Clone | Stage::Descriptors | Stage::Terminal => {
                 ConnectError::internal(format!("error starting process: {error}"))
+            }
+            Stage::Directory if error.error.kind() == ErrorKind::NotFound => {
+                ConnectError::invalid_argument(format!("cwd '{}' does not exist", cwd.display()))
             }
             Stage::Directory => ConnectError::invalid_argument(format!(
                 "error starting process: chdir {}: {}",
@@ -126,7 +126,7 @@ async fn start(request: Request) -> Result<Spawned, ConnectError> {
         })
     })
     .await
-    .map_err(|_| ConnectError::internal("error starting process: the thread that did it is gone"))?
+    .unwrap_or_else(|| Err(ConnectError::internal("error starting process: there is no thread to do it")))
 }
 
 /// Who to become. Nobody else when we already are that user and may not change: a daemon that is not root, in a test.

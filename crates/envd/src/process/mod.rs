@@ -34,6 +34,7 @@ mod registry;
 mod running;
 mod selector;
 mod service;
+mod starters;
 mod stream;
 mod supervise;
 mod terminal;
