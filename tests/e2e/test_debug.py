@@ -13,6 +13,7 @@ import pytest
 from e2b import Sandbox, SandboxException
 
 from harness.guest import output
+from harness.kernel import FAULT, KCORE, agrees_with
 from harness.processes import is_alive
 from harness.server import Server, binary
 from harness.waiting import wait_until
@@ -24,15 +25,6 @@ BUSY = """python3 -c 'import mmap, time
 while True:
     memory = mmap.mmap(-1, 65536); memory[0] = memory[8192] = 1; memory.close()
     open("/proc/uptime").close(); time.sleep(0.02)'"""
-FAULT = re.compile(r"^FAULT comm=(\S+) pid=(\d+) addr=0x([0-9a-f]+) vma=0x([0-9a-f]+)-0x([0-9a-f]+) flags=0x[0-9a-f]+$", re.M)
-#: The kernel's own map of its memory, as an ELF header: where physical addresses are.
-KCORE = """python3 -c '
-import struct
-file = open("/proc/kcore", "rb"); head = file.read(64)
-at, size, count = struct.unpack_from("<Q", head, 32)[0], *struct.unpack_from("<HH", head, 54)
-for number in range(count):
-    file.seek(at + number * size); kind, _, _, virtual, physical, length = struct.unpack("<IIQQQQ", file.read(40))
-    if kind == 1: print(f"{physical:x} {virtual:x} {length:x}")'"""
 
 
 def debug(server: Server, sbx: Sandbox, *commands: str, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
@@ -123,13 +115,7 @@ def test_it_sees_what_the_guest_says_of_itself(server: Server, busy: Sandbox):
     assert "comm=swapper/0 pid=0 tgid=0 mm=0x0" in said
     assert "there is no processor 7: they are 0 to 0" in said and "usage: fc-task ADDRESS" in said
     # Memory: /proc/kcore says where the kernel has which physical address.
-    found = dict(re.findall(r"^(\w+_base) = 0x([0-9a-f]{16})$", said, re.M))
-    assert found.keys() == {"page_offset_base", "vmemmap_base", "vmalloc_base"}, said
-    maps = [[int(number, 16) for number in line.split()] for line in output(busy, KCORE, user="root").splitlines()]
-    virtual = int(re.search(r"^__va\(0x100000\) = 0x([0-9a-f]+)$", said, re.M)[1], 16)
-    assert virtual == int(found["page_offset_base"], 16) + 0x100000
-    assert any(base <= virtual < base + length and virtual - base == 0x100000 - physical for physical, base, length in maps), maps
-    assert any(int(found["vmalloc_base"], 16) == base for _, base, _ in maps), maps
+    agrees_with(said, output(busy, KCORE, user="root"))
     # Faults of processes that there are.
     faults = FAULT.findall(said)
     assert len(faults) == 3, said

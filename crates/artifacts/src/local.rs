@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use build::ObjectName;
 use model::BuildId;
+use rustix::fs::{Advice, fadvise};
 
 use crate::durable::{Durable, Kernel};
 use crate::error::ArtifactError;
@@ -74,6 +75,24 @@ impl LocalStore {
             }
         }
         result.map(|()| removed)
+    }
+
+    /// Has the kernel forget what it keeps in memory of a build's objects, so that whoever reads them next waits for the disk.
+    /// What is not on the disk yet stays.
+    ///
+    /// # Errors
+    /// When one of its objects cannot be opened.
+    pub fn forget(&self, build: &BuildId) -> Result<(), ArtifactError> {
+        for name in ObjectName::ALL {
+            let object = label(build, name);
+            match File::open(self.dir(build).join(name.file_name())) {
+                Ok(file) => fadvise(&file, 0, None, Advice::DontNeed)
+                    .map_err(|error| ArtifactError::object("forget", &object)(error.into()))?,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(ArtifactError::object("open", &object)(error)),
+            }
+        }
+        Ok(())
     }
 
     fn dir(&self, build: &BuildId) -> PathBuf {

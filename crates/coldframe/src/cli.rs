@@ -262,15 +262,26 @@ pub(crate) struct Debug {
     pub(crate) state: State,
     /// The id that `list` shows.
     pub(crate) id: SandboxId,
-    /// The kernel with its debug symbols; by default what is beside the kernel, or Debian's package of them.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) gdb_symbols: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) gdb: Gdb,
+}
+
+/// What gdb is told.
+#[derive(Debug, Args)]
+pub(crate) struct Gdb {
+    /// The kernel with its debug symbols; by default what is beside the kernel, what COLDFRAME_DEBUG_ARTIFACTS_URL has, or
+    /// Debian's package of them.
+    #[arg(long = "gdb-symbols", value_name = "FILE")]
+    pub(crate) symbols: Option<PathBuf>,
+    /// The macros in place of those that come with this program.
+    #[arg(long = "gdb-macros", value_name = "FILE")]
+    pub(crate) macros: Option<PathBuf>,
     /// Do this instead of asking; may be given several times.
-    #[arg(long, value_name = "COMMAND")]
-    pub(crate) gdb_exec: Vec<String>,
+    #[arg(long = "gdb-exec", value_name = "COMMAND")]
+    pub(crate) exec: Vec<String>,
     /// Do what is in this file instead of asking, before what `--gdb-exec` says.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) gdb_script: Vec<PathBuf>,
+    #[arg(long = "gdb-script", value_name = "FILE")]
+    pub(crate) script: Vec<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -279,6 +290,62 @@ pub(crate) enum Build {
     Inspect(Inspect),
     /// Show what is not the same in two builds.
     Diff(Diff),
+    /// Have a build go on, in a machine of its own that is gone afterwards: with a shell, with a command, so often to
+    /// measure it, or in a debugger.
+    Resume(Resume),
+    /// Keep a workshop. Started by the commands that use one, not by hand.
+    #[command(hide = true)]
+    Keep {
+        #[command(flatten)]
+        state: State,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Resume {
+    #[command(flatten)]
+    pub(crate) state: State,
+    /// A build, a paused sandbox or a snapshot; `base` for what sandboxes of the base template go on from.
+    pub(crate) build: String,
+    /// Run this with the guest's shell in place of an interactive one; its exit status becomes ours.
+    #[arg(long, value_name = "COMMAND")]
+    pub(crate) cmd: Option<String>,
+    /// Who the shell or the command runs as.
+    #[arg(long, default_value = "user")]
+    pub(crate) user: String,
+    /// Do nothing in it but resume it, so often, and show how long each phase took.
+    #[arg(long, value_name = "N", conflicts_with_all = ["cmd", "pause"])]
+    pub(crate) iterations: Option<std::num::NonZeroUsize>,
+    /// Before each resume, have the host forget what it has in memory of the build.
+    #[arg(long)]
+    pub(crate) cold: bool,
+    /// Bring no page before it is touched.
+    #[arg(long)]
+    pub(crate) no_prefetch: bool,
+    /// Boot it from its disk, whatever there is of its memory.
+    #[arg(long)]
+    pub(crate) reboot: bool,
+    /// Let it reach nothing.
+    #[arg(long)]
+    pub(crate) no_egress: bool,
+    /// Pause it afterwards and print the build that it became; after a command, unless that failed.
+    #[arg(long)]
+    pub(crate) pause: bool,
+    /// Keep its disk alone.
+    #[arg(long, requires = "pause")]
+    pub(crate) fs_only: bool,
+    /// What the build that it became is called, as a snapshot.
+    #[arg(long, requires = "pause")]
+    pub(crate) name: Option<String>,
+    /// The port of this machine on which the ports of the guest are reached; by default that of the variable PROXY_PORT, or
+    /// 5007, or when that is taken, any.
+    #[arg(long, value_name = "PORT")]
+    pub(crate) proxy_port: Option<std::num::NonZeroU16>,
+    /// Hold it before its first instruction and hand it to gdb. It reaches nothing.
+    #[arg(long, conflicts_with_all = ["cmd", "iterations", "pause", "reboot"])]
+    pub(crate) gdb: bool,
+    #[command(flatten)]
+    pub(crate) told: Gdb,
 }
 
 #[derive(Debug, Args)]

@@ -13,7 +13,10 @@ pub(crate) fn run(dir: &Path) -> Outcome {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     runtime
-        .block_on(node::remove_everything(&state.sandboxes(), state.tag()))
+        .block_on(async {
+            crate::workshop::sweep(&state).await;
+            node::remove_everything(&state.sandboxes(), state.tag()).await
+        })
         .map_err(|error| error.to_string())?;
     state.remove_server();
     println!("coldframe is down; templates and keys are kept in {}", state.root().display());

@@ -32,6 +32,14 @@ impl Connection {
         let stream =
             TcpStream::connect(address).await.map_err(|error| format!("connecting to {address}: {error}"))?;
         stream.set_nodelay(true).map_err(|error| error.to_string())?;
+        Self::over(stream, headers).await
+    }
+
+    /// The same over a connection that there is.
+    pub(crate) async fn over(
+        stream: TcpStream,
+        headers: Vec<(&'static str, String)>,
+    ) -> Result<Self, String> {
         let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| error.to_string())?;
@@ -86,6 +94,11 @@ impl Connection {
     /// Starts a command. The body is the stream of what happens to it.
     pub(crate) async fn start(&mut self, command: &str, arguments: &[&str]) -> Result<Incoming, String> {
         let start = serde_json::json!({ "process": { "cmd": command, "args": arguments }, "stdin": false });
+        self.start_process(&start).await
+    }
+
+    /// The same for a whole `StartRequest`.
+    pub(crate) async fn start_process(&mut self, start: &Value) -> Result<Incoming, String> {
         let message = start.to_string();
         let mut envelope = vec![0_u8];
         envelope.extend(u32::try_from(message.len()).map_err(|error| error.to_string())?.to_be_bytes());
@@ -95,7 +108,7 @@ impl Connection {
         let status = answer.status();
         if status != StatusCode::OK {
             let (_, body) = collect(answer).await?;
-            return Err(format!("starting {command}: {status}: {}", String::from_utf8_lossy(&body)));
+            return Err(format!("starting a process: {status}: {}", String::from_utf8_lossy(&body)));
         }
         Ok(answer.into_body())
     }

@@ -9,6 +9,7 @@ mod debug;
 mod doctor;
 mod down;
 mod env;
+mod exec;
 mod guest;
 mod http;
 mod key;
@@ -25,6 +26,7 @@ mod storage;
 mod template_cmd;
 mod up;
 mod warm;
+mod workshop;
 
 use std::process::ExitCode;
 

@@ -21,14 +21,19 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Finds and dials the sandboxes of one node.
 pub(crate) struct Reach {
     node: Node,
-    /// Resumes by traffic are within the limits of teams, which the REST surface knows.
-    api: ApiState,
+    /// Resumes by traffic are within the limits of teams, which the REST surface knows; without it there are none.
+    api: Option<ApiState>,
     dialer: Dialer,
 }
 
 impl Reach {
     pub(crate) fn new(node: Node, api: ApiState) -> io::Result<Self> {
-        Ok(Self { node, api, dialer: Dialer::new()? })
+        Ok(Self { node, api: Some(api), dialer: Dialer::new()? })
+    }
+
+    /// For a node without a REST surface: what is paused stays so.
+    pub(crate) fn without_waking(node: Node) -> io::Result<Self> {
+        Ok(Self { node, api: None, dialer: Dialer::new()? })
     }
 
     /// A connection to the guest's own address.
@@ -90,7 +95,8 @@ impl Sandboxes for Reach {
             (None, Some(_)) => return Ok(()),
             (None, None) => return Err(WakeError::NotFound),
         };
-        self.api.wake(&team, id).await.map_err(|error| match error {
+        let api = self.api.as_ref().ok_or(WakeError::NotFound)?;
+        api.wake(&team, id).await.map_err(|error| match error {
             FleetError::NotFound(_) => WakeError::NotFound,
             FleetError::LimitReached(why) | FleetError::NoCapacity(why) => WakeError::NoRoom(why),
             FleetError::NeedsReboot(why) => WakeError::NeedsReboot(why),

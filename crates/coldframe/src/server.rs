@@ -22,11 +22,11 @@ use crate::reach::Reach;
 use crate::state::{ServerFile, StateDir};
 
 /// The team of the key that `coldframe env` prints.
-const DEFAULT_TEAM: &str = "default";
+pub(crate) const DEFAULT_TEAM: &str = "default";
 /// The longest time a sandbox may be asked to live, of any team.
 const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 /// How long a create waits for its turn: below the minute after which E2B clients give up.
-const START_PATIENCE: Duration = Duration::from_secs(50);
+pub(crate) const START_PATIENCE: Duration = Duration::from_secs(50);
 const START_QUEUE: usize = 256;
 
 /// Runs the server until it is told to stop. Sandboxes outlive it.
@@ -34,6 +34,7 @@ pub(crate) async fn serve(options: &Up) -> Result<(), String> {
     let state = StateDir::open(&options.state.dir)?;
     let lock = state.lock()?;
     raise_descriptor_limit();
+    crate::workshop::sweep(&state).await;
     let listener = listen(options.listen)
         .map_err(|error| format!("listening on {}: {error}; choose another with --listen", options.listen))?;
     let address = listener.local_addr().map_err(|error| error.to_string())?;

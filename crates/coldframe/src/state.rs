@@ -10,6 +10,7 @@
 //! <state>/run/server.log                output of a server in the background
 //! <state>/run/credentials               the key that `coldframe env` prints           0600
 //! <state>/run/sandboxes/<id>/           one per sandbox, private
+//! <state>/run/workshops/<n>/            machines of a command, while it runs: see `workshop`   0700
 //! ```
 
 use std::fs::{DirBuilder, File, TryLockError};
@@ -95,6 +96,11 @@ impl StateDir {
         self.root.join("run/sandboxes")
     }
 
+    /// Where commands have places for machines of their own.
+    pub(crate) fn workshops(&self) -> PathBuf {
+        self.root.join("run/workshops")
+    }
+
     pub(crate) fn server_log(&self) -> PathBuf {
         self.root.join("run/server.log")
     }
@@ -109,8 +115,12 @@ impl StateDir {
 
     /// What tells this state directory's objects in the kernel from those of others on the host.
     pub(crate) fn tag(&self) -> network::InstanceTag {
-        let digest = Sha256::digest(self.root.as_os_str().as_encoded_bytes());
-        network::InstanceTag::new(u16::from_be_bytes([digest[0], digest[1]]))
+        tag_of(Sha256::new(), &self.root)
+    }
+
+    /// The same of one of its workshops.
+    pub(crate) fn workshop_tag(&self, number: u16) -> network::InstanceTag {
+        tag_of(Sha256::new_with_prefix(number.to_be_bytes()), &self.root)
     }
 
     /// Makes this process the only server of the directory for as long as the file is open.
@@ -165,6 +175,11 @@ impl StateDir {
     pub(crate) fn write_key(&self, key: &model::Secret) -> io::Result<()> {
         publish(&self.credentials(), format!("{}\n", key.expose()).as_bytes())
     }
+}
+
+fn tag_of(digest: Sha256, path: &Path) -> network::InstanceTag {
+    let digest = digest.chain_update(path.as_os_str().as_encoded_bytes()).finalize();
+    network::InstanceTag::new(u16::from_be_bytes([digest[0], digest[1]]))
 }
 
 /// Replaces a private file at once: a reader sees the old one or the new one.

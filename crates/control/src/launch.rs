@@ -83,6 +83,8 @@ impl Start {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Prefetch {
+    /// Nothing: every page is waited for.
+    Nothing,
     /// What the first moments of the last resume touched.
     #[default]
     WorkingSet,
@@ -99,6 +101,16 @@ pub enum Goal {
     Run,
     /// To become this build, before anybody has used it, as soon as the guest daemon answers.
     Snapshot(BuildId),
+    /// To be looked into: it is held before its first instruction, until a debugger has come and has left.
+    Debug,
+}
+
+impl Goal {
+    /// Whether the machine becomes a template, which is nobody's.
+    #[must_use]
+    pub const fn is_template(&self) -> bool {
+        matches!(self, Self::Snapshot(_))
+    }
 }
 
 /// Limits of the VMM's control group; each is applied where its controller exists.
@@ -157,6 +169,9 @@ pub struct Launch {
     pub dns: Vec<Ipv4Addr>,
     /// Start deadlines.
     pub deadlines: Deadlines,
+    /// Neither of them holds: a machine that stands still in a debugger answers when it is let go.
+    #[serde(default)]
+    pub skip_envd_wait: bool,
 }
 
 /// A launch file could not be written or read.

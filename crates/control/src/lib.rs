@@ -17,7 +17,7 @@
 //! | `PUT /v1/end` | [`EndTime`] in; the [`Status`] that then holds |
 //! | `POST /v1/pause` | [`Keep`] in; 204 when the pause is durable; 409 when the state does not allow it; 500 when it failed and the sandbox runs on |
 //! | `POST /v1/snapshot` | [`Checkpoint`] in; 204 when the build is durable; 409 and 500 as for a pause; the sandbox runs on |
-//! | `GET /v1/debugger` | one line when a debugger may connect to [`DEBUGGER_FILE`]; 409 when the state does not allow it. The answer lasts as long as the machine does, and when whoever asked closes it, debuggers are cut off and the machine runs on |
+//! | `GET /v1/debugger` | one line when a debugger may connect to [`DEBUGGER_FILE`]; 409 when the state does not allow it. Of a machine that is held for a debugger it comes as soon as there is one. The answer lasts as long as the machine does, and when whoever asked closes it, debuggers are cut off and the machine runs on |
 //! | `POST /v1/kill` | 202; [`Event::Ended`] follows |
 //! | `GET /v1/metrics` | every kept [`model::MetricSample`] |
 //! | `POST /v1/logs` | [`LogFilter`] in; [`model::LogEntry`] list out |

@@ -91,6 +91,35 @@ pub struct SandboxSpec {
     pub idempotency_key: Option<String>,
 }
 
+impl SandboxSpec {
+    /// A machine by itself, under a new name: it may reach nothing, nobody needs a token to reach it, and its end time is now.
+    #[must_use]
+    pub fn new(team: TeamId, template: TemplateId, build: BuildId, shape: Shape) -> Self {
+        let now = Timestamp::now();
+        Self {
+            id: SandboxId::random(),
+            team,
+            template,
+            alias: None,
+            build,
+            shape,
+            metadata: BTreeMap::new(),
+            env: BTreeMap::new(),
+            network: NetworkPolicy::default(),
+            on_timeout: OnTimeout::Kill,
+            auto_pause_memory: true,
+            auto_resume: false,
+            auto_resume_reboots: false,
+            timeout_secs: 0,
+            envd_token: None,
+            traffic_token: None,
+            started_at: now,
+            end_at: now,
+            idempotency_key: None,
+        }
+    }
+}
+
 /// As it was before there was a choice.
 const fn with_memory() -> bool {
     true

@@ -97,6 +97,8 @@ impl Fleet for Node {
     }
 
     async fn forget(&self, build: &BuildId) {
+        // One that was made beside this server may not have been heard of.
+        self.finds(build).await;
         let kept = self.shared.kept().remove(build);
         drop(kept);
         self.shared.paused.references().collect().await;

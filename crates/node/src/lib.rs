@@ -31,6 +31,7 @@ mod follow;
 mod machines;
 mod metrics;
 mod node;
+mod operator;
 mod paused;
 #[cfg(test)]
 #[cfg(target_arch = "x86_64")]

@@ -36,7 +36,7 @@ impl Node {
         let build = match self.shared.warm.of(&wanted.build) {
             Some(build) => build,
             // What a sandbox was once.
-            None if self.shared.paused.references().knows(&wanted.build) => wanted.build.clone(),
+            None if self.finds(&wanted.build).await => wanted.build.clone(),
             None => {
                 let files = self.shared.builds.files(&wanted.build).map_err(FleetError::Internal)?;
                 return self.start_specified(specification(wanted), Start::Boot(files)).await;
@@ -183,6 +183,7 @@ impl Node {
             spec: SandboxSpec::clone(spec),
             running_since: Timestamp::now(),
             start,
+            skip_envd_wait: goal == Goal::Debug,
             goal,
             store: config.store.clone(),
             accel: config.accel,

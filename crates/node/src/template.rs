@@ -4,11 +4,7 @@ use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock};
 
 use control::{Goal, Start};
-use jiff::Timestamp;
-use model::{
-    BuildId, EndReason, FleetError, NetworkPolicy, OnTimeout, SandboxId, SandboxSpec, Shape, TeamId,
-    TemplateId,
-};
+use model::{BuildId, EndReason, FleetError, SandboxSpec, Shape, TeamId, TemplateId};
 
 use crate::node::Node;
 use crate::references::Hold;
@@ -63,28 +59,7 @@ impl Node {
         snapshot: &BuildId,
     ) -> Result<(), FleetError> {
         let nobody: TeamId = NOBODY.parse().map_err(|error| FleetError::Internal(format!("{error}")))?;
-        let now = Timestamp::now();
-        let spec = SandboxSpec {
-            id: SandboxId::random(),
-            team: nobody,
-            template: template.clone(),
-            alias: None,
-            build: snapshot.clone(),
-            shape,
-            metadata: std::collections::BTreeMap::new(),
-            env: std::collections::BTreeMap::new(),
-            network: NetworkPolicy::default(),
-            on_timeout: OnTimeout::Kill,
-            auto_pause_memory: true,
-            auto_resume: false,
-            auto_resume_reboots: false,
-            timeout_secs: 0,
-            envd_token: None,
-            traffic_token: None,
-            started_at: now,
-            end_at: now,
-            idempotency_key: None,
-        };
+        let spec = SandboxSpec::new(nobody, template.clone(), snapshot.clone(), shape);
         let beginning = self.begin(spec, start, Goal::Snapshot(snapshot.clone())).await?;
         let entry = &beginning.entry;
         let mut view = entry.view.clone();

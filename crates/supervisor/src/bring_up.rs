@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cgroup::Group;
-use control::{Launch, Prefetch};
+use control::{Goal, Launch, Prefetch};
 use model::EndReason;
 use tokio::sync::mpsc;
 use tokio::task::spawn_local;
@@ -48,7 +48,6 @@ impl BringUp {
     /// Launches the VMM and tells the lifecycle that it did, and when the VMM is gone, and how.
     pub(crate) async fn run(self) {
         let Self { driver, preload, standing, launch, dir, commands, logs, machine } = self;
-        let prefetch = launch.prefetch;
         let begun = Instant::now();
         let command = match machine::launch(&driver, &launch, &dir, preload, standing).await {
             Ok(Launched { vm, console, group, parts }) => {
@@ -63,8 +62,8 @@ impl BringUp {
                 let running = Rc::clone(machine.get_or_init(|| Rc::new(running)));
                 // A lifecycle that is over does not need to know.
                 let _ = commands.send(Command::Launched(vm.pid())).await;
-                match go_on(&running, &commands).await {
-                    Ok(()) => settle_later(&running, prefetch),
+                match go_on(&running, &launch, &commands).await {
+                    Ok(()) => settle_later(&running, launch.prefetch),
                     Err(error) => {
                         let lost = running.parts.lost.get().cloned();
                         let command = match lost {
@@ -110,19 +109,30 @@ fn settle_later(machine: &Rc<RunningMachine>, prefetch: Prefetch) {
     });
 }
 
-/// Sets a machine going that goes on from a build. Its guest daemon listens as it did when the build was made.
-async fn go_on(machine: &RunningMachine, commands: &mpsc::Sender<Command>) -> Result<(), String> {
+/// Sets a machine going that goes on from a build, unless it is held for a debugger, which does that. Its guest daemon
+/// listens as it did when the build was made.
+async fn go_on(
+    machine: &RunningMachine,
+    launch: &Launch,
+    commands: &mpsc::Sender<Command>,
+) -> Result<(), String> {
     let Some(origin) = &machine.parts.origin else { return Ok(()) };
     // One that boots says itself when it listens.
     let Some(saved) = &origin.saved else { return Ok(()) };
     let launched = Instant::now();
-    if let Some(pages) = &machine.parts.pages {
+    if launch.prefetch != Prefetch::Nothing
+        && let Some(pages) = &machine.parts.pages
+    {
         pages.prefetch(origin.working_set()).map_err(|error| error.to_string())?;
     }
     machine.vm.load_state(&saved.device_state).await.map_err(|error| error.to_string())?;
     let loaded = Instant::now();
-    machine.vm.resume().await.map_err(|error| error.to_string())?;
+    let held = launch.goal == Goal::Debug;
+    if !held {
+        machine.vm.resume().await.map_err(|error| error.to_string())?;
+    }
     tracing::info!(
+        held,
         "machine resumed: launch={:.1} load={:.1} run={:.1}",
         millis(launched - machine.begun),
         millis(loaded - launched),

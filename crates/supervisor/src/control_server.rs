@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use control::{EndTime, Event, Keep, LogFilter, Status};
+use control::{EndTime, Event, Keep, Launch, LogFilter, Status};
 use futures_util::{StreamExt as _, stream};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
@@ -43,6 +43,7 @@ pub(crate) struct Control {
     pub(crate) machine: Rc<OnceCell<Rc<RunningMachine>>>,
     pub(crate) pauses: Rc<Pauses>,
     pub(crate) dir: PathBuf,
+    pub(crate) launch: Rc<Launch>,
 }
 
 /// Answers the node for ever.

@@ -3,6 +3,9 @@
 //! It is let in for as long as whoever asked for it stays connected: when that connection ends, however it does, the
 //! debugger is cut off and the machine runs on. So nothing that crashes leaves a machine that stands still.
 //!
+//! A machine whose goal it is to be debugged is held for its first debugger as it was in its build: nobody else sets it
+//! going. Its guest daemon is given its identity as ever, however long it takes: so what it does then can be looked into.
+//!
 //! Meanwhile nothing is written of the machine. A pause or a snapshot would stop and resume it behind the debugger's back,
 //! and hold what the debugger is in the middle of changing.
 
@@ -12,7 +15,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use control::{DEBUGGER_FILE, Phase};
+use control::{DEBUGGER_FILE, Goal, Phase, Status};
 use tokio::sync::oneshot;
 use tokio::task::spawn_local;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -25,9 +28,14 @@ use crate::pause::Pauses;
 /// Why a machine is not paused now.
 pub(crate) const IN_THE_WAY: &str = "a debugger is in the machine; try again when it has left";
 
-/// Lets debuggers into a machine that runs, until what is returned is dropped.
+/// Lets debuggers into a machine that runs, or that is held for one, until what is returned is dropped.
 pub(crate) async fn begin(control: &Control) -> Result<DropGuard, Refusal> {
-    if control.status.borrow().phase != Phase::Running {
+    let held = control.launch.goal == Goal::Debug;
+    let mut status = control.status.clone();
+    // One that is held will be there in a moment.
+    let seen =
+        status.wait_for(|status| !(held && status.phase == Phase::Starting) || is_loaded(status)).await;
+    if !seen.is_ok_and(|status| status.phase == Phase::Running || held && is_loaded(&status)) {
         return Err(Refusal::State("the sandbox does not run"));
     }
     let machine = control.machine.get().ok_or(Refusal::State("there is no machine"))?;
@@ -47,6 +55,11 @@ pub(crate) async fn begin(control: &Control) -> Result<DropGuard, Refusal> {
     spawn_local(session.run(reply));
     begun.await.map_err(|_| Refusal::State("the sandbox is ending"))?.map_err(Refusal::Failed)?;
     Ok(guard)
+}
+
+/// Whether a machine that goes on from a build is what it was then, and has not begun to change.
+fn is_loaded(status: &Status) -> bool {
+    status.phase == Phase::Starting && !status.envd_version.is_empty()
 }
 
 struct Session {

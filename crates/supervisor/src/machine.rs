@@ -291,10 +291,7 @@ fn console() -> io::Result<(tokio::net::UnixStream, UnixStream)> {
 
 /// What `guest-init` reads from the kernel's command line.
 fn guest_parameters(launch: &Launch) -> String {
-    let hostname = match launch.goal {
-        control::Goal::Run => launch.spec.id.as_str(),
-        control::Goal::Snapshot(_) => TEMPLATE_HOSTNAME,
-    };
+    let hostname = if launch.goal.is_template() { TEMPLATE_HOSTNAME } else { launch.spec.id.as_str() };
     let dns: Vec<String> = launch.dns.iter().map(ToString::to_string).collect();
     format!(
         "coldframe.hostname={hostname} coldframe.ip={}/{} coldframe.gw={} coldframe.dns={}",

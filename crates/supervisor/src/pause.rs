@@ -164,7 +164,7 @@ impl Pause {
         if let Err(error) = self.let_go(keep).await {
             return PauseOutcome::Lost(format!("setting the machine going again after a pause: {error}"));
         }
-        if self.launch.goal == Goal::Run
+        if !self.launch.goal.is_template()
             && let Err(error) = self.wake().await
         {
             tracing::warn!(error, "waking the guest daemon after a pause that did not come about");
@@ -268,7 +268,7 @@ impl Pause {
             Keep::Disk => Content::Disk,
         };
         let build = match &self.launch.goal {
-            Goal::Run => BuildId::random(),
+            Goal::Run | Goal::Debug => BuildId::random(),
             Goal::Snapshot(build) => build.clone(),
         };
         let written = self.write(build.clone(), content, cancel).await?;
@@ -316,7 +316,7 @@ impl Pause {
             return Err(Stop::Cancelled);
         }
         let Written { staged, manifest } = written;
-        let record = (self.launch.goal == Goal::Run).then(|| {
+        let record = (!self.launch.goal.is_template()).then(|| {
             let mut spec = self.launch.spec.clone();
             let status = self.status.borrow();
             spec.end_at = status.end_at;

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use cgroup::{Group, Removal};
-use control::{CONTROL_FD, Event, Goal, Launch, NETNS_FD, Phase, Standby, Start, Status};
+use control::{CONTROL_FD, Event, Launch, NETNS_FD, Phase, Standby, Start, Status};
 use model::EndReason;
 use network::guest as addresses;
 use sys::inherited::take_fd;
@@ -128,6 +128,7 @@ async fn supervise(
     let told = CancellationToken::new();
     let machine = Rc::new(OnceCell::new());
     let pauses = Rc::new(Pauses::default());
+    let launch = Rc::new(launch);
     let door = Control {
         commands: commands.clone(),
         status: watcher.clone(),
@@ -138,12 +139,12 @@ async fn supervise(
         machine: Rc::clone(&machine),
         pauses: Rc::clone(&pauses),
         dir: dir.clone(),
+        launch: Rc::clone(&launch),
     };
     spawn_local(control_server::run(control, door));
     spawn_local(endpoint::run(endpoint, commands.clone(), Rc::clone(&logs)));
 
     logs.say(model::LogLevel::Info, opening_line(&launch));
-    let launch = Rc::new(launch);
     // Beside the lifecycle, which keeps the deadline and takes a kill while this is under way.
     let bring_up = BringUp {
         driver,
@@ -238,12 +239,13 @@ async fn live(
             metrics::run(sampled, samples).await;
         }
     });
+    let limit = |millis| (!launch.skip_envd_wait).then(|| Duration::from_millis(millis));
     let timing = Timing {
-        ready: Duration::from_millis(launch.deadlines.ready_ms),
-        init: Duration::from_millis(launch.deadlines.init_ms),
+        ready: limit(launch.deadlines.ready_ms),
+        init: limit(launch.deadlines.init_ms),
         lifetime: launch.spec.end_at.duration_since(launch.running_since),
     };
-    let terms = Terms { on_timeout: launch.spec.on_timeout, template: launch.goal != Goal::Run };
+    let terms = Terms { on_timeout: launch.spec.on_timeout, template: launch.goal.is_template() };
     let why = Lifecycle::new(queue, status, timing, terms).run(tasks).await;
     sampler.abort();
     why

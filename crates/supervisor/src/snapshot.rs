@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use artifacts::{LocalStore, Staged, Store};
 use build::{Manifest, ObjectInfo, ObjectKind, ObjectName, PAGE_BYTES, PageSink, Pages};
-use control::{Goal, Launch};
+use control::Launch;
 use disk::{BlockDevice, Frozen};
 use guest_memory::kept::Kept;
 use guest_memory::{MemfdReader, MemoryReader, export};
@@ -92,7 +92,7 @@ pub(crate) fn write(capture: Capture) -> io::Result<Written> {
         id: build,
         parent: parent.map(|parent| parent.build),
         created_at: Timestamp::now(),
-        owner: (launch.goal == Goal::Run).then(|| launch.spec.id.clone()),
+        owner: (!launch.goal.is_template()).then(|| launch.spec.id.clone()),
         shape: launch.spec.shape,
         vmm: crate::origin::identity_of(&parts.identity),
         tsc_khz: None,

@@ -192,7 +192,8 @@ const HOUR: Duration = Duration::from_secs(3600);
 fn lifecycle(lifetime: Duration) -> (mpsc::Sender<Command>, watch::Receiver<Status>, Lifecycle) {
     let (commands, queue) = mpsc::channel(16);
     let (sender, watcher) = watch::channel(status());
-    let timing = Timing { ready: HOUR, init: HOUR, lifetime: SignedDuration::try_from(lifetime).unwrap() };
+    let timing =
+        Timing { ready: Some(HOUR), init: Some(HOUR), lifetime: SignedDuration::try_from(lifetime).unwrap() };
     let terms = Terms { on_timeout: OnTimeout::Kill, template: false };
     (commands, watcher, Lifecycle::new(queue, sender, timing, terms))
 }

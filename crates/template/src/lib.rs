@@ -39,4 +39,4 @@ pub use error::TemplateError;
 pub use initramfs::GuestBinaries;
 pub use manifest::{Build, load};
 pub use progress::{LogProgress, Progress};
-pub use symbols::{existing_symbols, fetch_symbols};
+pub use symbols::{existing_symbols, fetch_symbols, keep_symbols};

@@ -23,6 +23,31 @@ pub fn existing_symbols(kernel: &Path) -> Option<PathBuf> {
     path.is_file().then_some(path)
 }
 
+/// Has `fill` write the debug symbols of `kernel` to a file, and keeps them beside it: `None` when it has none. Of several
+/// callers one does it and the others wait.
+///
+/// # Errors
+/// What `fill` says, or why they cannot be kept; nothing is then.
+pub fn keep_symbols(
+    dirs: &Dirs,
+    kernel: &Path,
+    fill: impl FnOnce(&mut File) -> Result<bool, String>,
+) -> Result<Option<PathBuf>, String> {
+    let text = |error: TemplateError| error.to_string();
+    let _lock = publish::lock(dirs).map_err(text)?;
+    if let Some(path) = existing_symbols(kernel) {
+        return Ok(Some(path));
+    }
+    let staging = publish::staging(dirs).map_err(text)?;
+    let (made, path) = (staging.path().join(FILE), kernel.with_file_name(FILE));
+    let mut file = File::create(&made).map_err(|error| format!("making {}: {error}", made.display()))?;
+    if !fill(&mut file)? {
+        return Ok(None);
+    }
+    publish::publish(&made, &path).map_err(text)?;
+    Ok(Some(path))
+}
+
 /// Fetches the debug symbols of `kernel`, the path of one that was made here: some 280 MB, which become 590. Of several
 /// callers one does it and the others wait. Whether they fit, their build id says.
 ///

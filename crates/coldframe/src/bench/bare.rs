@@ -65,6 +65,14 @@ impl Bare {
         serde_json::from_str(&answer).map_err(|_| "the bare restore has failed, see above".into())
     }
 
+    /// Starts the process again, after it has failed.
+    pub(super) async fn restart(&mut self, state: &StateDir) -> Result<(), String> {
+        self.child.wait().map_err(|error| error.to_string())?;
+        let (child, input, output) = Self::start_on(&self.host, state).await?;
+        (self.child, self.input, self.output) = (child, input, BufReader::new(output));
+        Ok(())
+    }
+
     /// Ends the process and removes its network.
     pub(super) async fn finish(mut self) -> Result<(), String> {
         drop(self.input);

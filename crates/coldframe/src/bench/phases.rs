@@ -6,23 +6,23 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 /// How the line about a resume begins, behind its time and origin.
-pub(super) const RESUMED: &str = "machine resumed:";
+pub(crate) const RESUMED: &str = "machine resumed:";
 /// How the line about the daemon's first requests begins.
-pub(super) const INITIALISED: &str = "guest initialised:";
+pub(crate) const INITIALISED: &str = "guest initialised:";
 /// How the line about a snapshot begins.
-pub(super) const SNAPSHOT: &str = "snapshot made:";
+pub(crate) const SNAPSHOT: &str = "snapshot made:";
 
 /// One of them, as the supervisor saw it.
 #[derive(Debug, PartialEq)]
-pub(super) struct Phases {
+pub(crate) struct Phases {
     /// When it was over.
-    pub(super) at: Timestamp,
+    pub(crate) at: Timestamp,
     /// Each phase by its name.
-    pub(super) phases: Vec<(String, Duration)>,
+    pub(crate) phases: Vec<(String, Duration)>,
 }
 
 /// The last one in the log of the sandbox directory `dir`; `None` when the supervisor says nothing of it.
-pub(super) fn read(dir: &Path, mark: &str) -> Result<Option<Phases>, String> {
+pub(crate) fn read(dir: &Path, mark: &str) -> Result<Option<Phases>, String> {
     let path = dir.join("supervisor.log");
     let log = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
     Ok(log.lines().rev().find_map(|line| parse(line, mark)))

@@ -115,8 +115,15 @@ impl Measured {
     async fn round(&mut self, server: &Server, sandbox: &Sandbox, bare: &mut Bare) -> Result<(), String> {
         self.pause.push(server.pause(sandbox).await?);
         settle().await;
-        let request = Request { build: server.build_of(sandbox)?, token: Some(sandbox.token.clone()) };
-        self.floor.push(bare.restore(&request)?);
+        self.floor.push(loop {
+            let request = Request { build: server.build_of(sandbox)?, token: Some(sandbox.token.clone()) };
+            match bare.restore(&request) {
+                Ok(restored) => break restored,
+                // It was compacted meanwhile, and what it was before is gone.
+                Err(_) if server.build_of(sandbox)? != request.build => bare.restart(&server.state).await?,
+                Err(error) => return Err(error),
+            }
+        });
         settle().await;
         let (asked, begun) = (Timestamp::now(), Instant::now());
         self.answered.push(server.connect(sandbox).await?);

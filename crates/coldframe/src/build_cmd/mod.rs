@@ -1,10 +1,11 @@
-//! `coldframe build`: what builds hold, without a server and beside one.
+//! `coldframe build`: what builds hold and what becomes of them, without a server and beside one.
 
 mod diff;
 mod ext4;
 mod files;
 mod inspect;
 mod names;
+mod resume;
 
 use crate::Outcome;
 use crate::cli::Build;
@@ -13,6 +14,8 @@ pub(crate) fn run(command: &Build) -> Outcome {
     match command {
         Build::Inspect(options) => inspect::run(options),
         Build::Diff(options) => diff::run(options),
+        Build::Resume(options) => resume::run(options),
+        Build::Keep { state } => crate::workshop::keep(&state.dir),
     }
 }
 

@@ -1,13 +1,15 @@
-//! `coldframe sandbox debug`: gdb in the kernel of a sandbox that runs.
+//! gdb in the kernel of a guest: of a sandbox that runs (`coldframe sandbox debug`), or of a machine that is held as it was in
+//! a build (`coldframe build resume --gdb`).
 //!
 //! ```text
-//! launch file: which kernel ─> its symbols, by build id ─> script for gdb ─> supervisor lets debuggers in ─> gdb ─> cut off
+//! which kernel ─> its symbols, by build id ─> script for gdb ─> supervisor lets debuggers in ─> gdb ─> cut off
 //! ```
 //!
-//! Whoever may do it is an operator: the sandbox's socket is in the state directory, which only its owner can enter, and no
-//! API key is asked for or of any use. The supervisor lets debuggers in as long as this process is connected to it, so
-//! however this ends, the sandbox runs on.
+//! Whoever may do it is an operator: the socket is in the state directory, which only its owner can enter, and no API key is
+//! asked for or of any use. The supervisor lets debuggers in as long as this process is connected to it, so however this
+//! ends, the machine is not left standing still.
 
+mod fetch;
 mod kernel;
 mod script;
 mod symbols;
@@ -17,18 +19,20 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use control::{Client, ClientError, DEBUGGER_FILE, Launch, Start};
+use model::BuildId;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::Outcome;
-use crate::cli;
+use crate::cli::{Debug, Gdb};
 use crate::state::StateDir;
 use kernel::Kernel;
 use script::Script;
+use symbols::Symbols;
 
 /// The exit status of whoever was to become a program that there is not.
 const NO_PROGRAM: i32 = 127;
 
-pub(crate) fn run(options: &cli::Debug) -> Outcome {
+pub(crate) fn run(options: &Debug) -> Outcome {
     let state = StateDir::open(&options.state.dir)?;
     let dir = state.sandboxes().join(options.id.as_str());
     let launch = Launch::read(&dir).map_err(|error| {
@@ -37,22 +41,14 @@ pub(crate) fn run(options: &cli::Debug) -> Outcome {
             options.id
         )
     })?;
-    let kernel = Kernel::read(&kernel_of(&state, &launch)?)?;
-    let symbols = symbols::find(options.gdb_symbols.as_deref(), &state, &kernel)?;
-    let socket = dir.join(DEBUGGER_FILE);
-    let cache = state.root().join("cache/gdb");
-    let script = Script::write(&std::env::temp_dir(), &cache, &symbols.path, &socket)
-        .map_err(|error| format!("writing a script for gdb: {error}"))?;
+    let debugger = Debugger::new(&state, &kernel_of(&state, &launch)?, &options.gdb)?;
+    let guest = Guest { name: format!("sandbox {}", options.id), afterwards: "the sandbox runs on" };
     eprintln!("sandbox   {}", options.id);
     if let Some(build) = launch.start.build() {
         eprintln!("build     {build}");
     }
-    eprintln!("kernel    {} (build id {})", kernel.path.display(), kernel.build_id);
-    eprintln!("symbols   {} ({})", symbols.path.display(), symbols.origin);
-    eprintln!("socket    {}", socket.display());
-    eprintln!("by hand   gdb -x {} while this runs", script.path().display());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(|error| error.to_string())?.block_on(session(&dir, &script, options))
+    runtime.map_err(|error| error.to_string())?.block_on(debugger.session(&dir, &guest))
 }
 
 /// The kernel that the guest runs.
@@ -63,53 +59,112 @@ fn kernel_of(state: &StateDir, launch: &Launch) -> Result<PathBuf, String> {
         Start::Resume(build) => {
             let store = artifacts::LocalStore::open(&state.store()).map_err(|error| error.to_string())?;
             let manifest = artifacts::load_manifest(&store, build).map_err(|error| error.to_string())?;
-            let boot =
-                manifest.boot.ok_or_else(|| format!("build {build} does not say which kernel it runs"))?;
-            Ok(boot.kernel.into())
+            kernel_in(build, manifest.boot)
         }
     }
 }
 
-/// Runs gdb for as long as the sandbox lets it in.
-async fn session(dir: &Path, script: &Script, options: &cli::Debug) -> Outcome {
-    // gdb has the terminal: what is typed at it interrupts the guest, not us.
-    let mut interrupts = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
-    let mut ends = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
-    let mut debugging = Client::new(dir).debugger().await.map_err(|error| match error {
-        ClientError::Dead { .. } => format!("sandbox {} does not run here any more", options.id),
-        ClientError::Refused { message, .. } => format!("sandbox {}: {message}", options.id),
-        error => error.to_string(),
-    })?;
-    // Without us it would be a debugger of nothing that holds the terminal.
-    let mut gdb = tokio::process::Command::new("setpriv");
-    gdb.args(["--pdeathsig", "KILL", "gdb", "-nx", "-q", "-x"]).arg(script.path()).kill_on_drop(true);
-    for path in &options.gdb_script {
-        gdb.arg("-x").arg(path);
+/// The kernel of a machine that goes on from a build.
+pub(crate) fn kernel_in(build: &BuildId, boot: Option<build::BootFiles>) -> Result<PathBuf, String> {
+    let boot = boot.ok_or_else(|| format!("build {build} does not say which kernel it runs"))?;
+    Ok(boot.kernel.into())
+}
+
+/// Whom gdb is for.
+#[derive(Debug)]
+pub(crate) struct Guest {
+    /// What it is called in errors.
+    pub(crate) name: String,
+    /// What becomes of it.
+    pub(crate) afterwards: &'static str,
+}
+
+/// All that gdb is told of a kernel.
+#[derive(Debug)]
+pub(crate) struct Debugger<'a> {
+    kernel: Kernel,
+    symbols: Symbols,
+    /// What gdb found out about symbols before.
+    cache: PathBuf,
+    told: &'a Gdb,
+}
+
+impl<'a> Debugger<'a> {
+    /// Finds the symbols, which may have to come from somewhere.
+    pub(crate) fn new(state: &StateDir, kernel: &Path, told: &'a Gdb) -> Result<Self, String> {
+        let kernel = Kernel::read(kernel)?;
+        let symbols = symbols::find(told.symbols.as_deref(), state, &kernel)?;
+        Ok(Self { kernel, symbols, cache: state.root().join("cache/gdb"), told })
     }
-    for command in &options.gdb_exec {
-        gdb.arg("-ex").arg(command);
-    }
-    if !(options.gdb_exec.is_empty() && options.gdb_script.is_empty()) {
-        gdb.arg("-batch").stdin(std::process::Stdio::null());
-    }
-    let mut gdb = gdb
-        .spawn()
-        .map_err(|error| format!("running setpriv: {error}; it is in the Debian package util-linux"))?;
-    loop {
-        tokio::select! {
-            ended = gdb.wait() => {
-                let status = ended.map_err(|error| format!("waiting for gdb: {error}"))?;
-                if let Some(signal) = status.signal() {
-                    return Err(format!("gdb was ended by signal {signal}; the sandbox runs on"));
+
+    /// Runs gdb for as long as the supervisor of the directory `dir` lets it in.
+    pub(crate) async fn session(&self, dir: &Path, guest: &Guest) -> Outcome {
+        // gdb has the terminal: what is typed at it interrupts the guest, not us.
+        let mut interrupts = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
+        let mut ends = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
+        let script = self.script(&dir.join(DEBUGGER_FILE))?;
+        let mut debugging = Client::new(dir).debugger().await.map_err(|error| match error {
+            ClientError::Dead { .. } => format!("{} does not run here any more", guest.name),
+            ClientError::Refused { message, .. } => format!("{}: {message}", guest.name),
+            error => error.to_string(),
+        })?;
+        let mut gdb = self
+            .gdb(&script)
+            .spawn()
+            .map_err(|error| format!("running setpriv: {error}; it is in the Debian package util-linux"))?;
+        loop {
+            tokio::select! {
+                ended = gdb.wait() => {
+                    let status = ended.map_err(|error| format!("waiting for gdb: {error}"))?;
+                    if let Some(signal) = status.signal() {
+                        return Err(format!("gdb was ended by signal {signal}; {}", guest.afterwards));
+                    }
+                    if status.code() == Some(NO_PROGRAM) {
+                        return Err("gdb cannot be run; it is in the Debian package gdb".into());
+                    }
+                    return Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from));
                 }
-                if status.code() == Some(NO_PROGRAM) {
-                    return Err("gdb cannot be run; it is in the Debian package gdb".into());
-                }
-                return Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from));
+                () = debugging.ended() => return Err(format!("{} has ended", guest.name)),
+                _ = ends.recv() => return Err(format!("terminated; {}", guest.afterwards)),
+                _ = interrupts.recv() => {}
             }
-            () = debugging.ended() => return Err(format!("sandbox {} has ended", options.id)),
-            _ = ends.recv() => return Err("terminated; the sandbox runs on".into()),
-            _ = interrupts.recv() => {}
         }
+    }
+
+    /// Writes what gdb is told first, and says how to do the same by hand.
+    fn script(&self, socket: &Path) -> Result<Script, String> {
+        let failed = |error: &dyn std::fmt::Display| format!("writing a script for gdb: {error}");
+        let macros = match &self.told.macros {
+            None => None,
+            Some(path) => Some(
+                std::fs::read_to_string(path)
+                    .map_err(|error| format!("the macros in {}: {error}", path.display()))?,
+            ),
+        };
+        let script =
+            Script::write(&std::env::temp_dir(), &self.cache, &self.symbols.path, socket, macros.as_deref())
+                .map_err(|error| failed(&error))?;
+        let (kernel, symbols) = (&self.kernel, &self.symbols);
+        eprintln!("kernel    {} (build id {})", kernel.path.display(), kernel.build_id);
+        eprintln!("symbols   {} ({})", symbols.path.display(), symbols.origin);
+        eprintln!("socket    {}", socket.display());
+        eprintln!("by hand   gdb -x {} while this runs", script.path().display());
+        Ok(script)
+    }
+
+    fn gdb(&self, script: &Script) -> tokio::process::Command {
+        // Without us it would be a debugger of nothing that holds the terminal.
+        let mut gdb = tokio::process::Command::new("setpriv");
+        gdb.args(["--pdeathsig", "KILL", "gdb", "-nx", "-q", "-x"]).arg(script.path()).kill_on_drop(true);
+        for path in &self.told.script {
+            gdb.arg("-x").arg(path);
+        }
+        for command in &self.told.exec {
+            gdb.arg("-ex").arg(command);
+        }
+        if !(self.told.exec.is_empty() && self.told.script.is_empty()) {
+            gdb.arg("-batch").stdin(std::process::Stdio::null());
+        }
+        gdb
     }
 }

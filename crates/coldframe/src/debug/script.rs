@@ -17,7 +17,14 @@ pub(super) struct Script(NamedTempFile);
 
 impl Script {
     /// Writes it into `directory`, all of it or none. gdb keeps in `cache` what it found out about symbols.
-    pub(super) fn write(directory: &Path, cache: &Path, symbols: &Path, socket: &Path) -> io::Result<Self> {
+    pub(super) fn write(
+        directory: &Path,
+        cache: &Path,
+        symbols: &Path,
+        socket: &Path,
+        macros: Option<&str>,
+    ) -> io::Result<Self> {
+        let macros = macros.unwrap_or(MACROS);
         let text = format!(
             "set pagination off\n\
              set confirm off\n\
@@ -27,7 +34,7 @@ impl Script {
              # What it finds out about so many symbols takes it some seconds each time.\n\
              set index-cache directory {}\n\
              set index-cache enabled on\n\
-             {MACROS}\n\
+             {macros}\n\
              # The kernel is booted from its ELF file. What would move it to a random place is the code that unpacks a\n\
              # compressed one, which never runs: its symbols are where it was linked.\n\
              symbol-file -o 0 {}\n\
@@ -70,13 +77,28 @@ mod tests {
         use std::os::unix::fs::PermissionsExt as _;
         let directory = tempfile::tempdir().unwrap();
         let [cache, symbols, socket] = ["/cache", "/symbols", "/socket"].map(Path::new);
-        let script = Script::write(directory.path(), cache, symbols, socket).unwrap();
+        let script = Script::write(directory.path(), cache, symbols, socket, None).unwrap();
         let path = script.path().to_owned();
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(text.ends_with("symbol-file -o 0 \"/symbols\"\ntarget remote /socket\n"), "{text}");
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         drop(script);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn on_a_full_disk_there_is_none_rather_than_half_of_one() {
+        use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+        let directory = tempfile::tempdir().unwrap();
+        let [cache, symbols, socket] = ["/cache", "/symbols", "/socket"].map(Path::new);
+        // One page, for a script that needs more.
+        let (options, macros) = (c"size=4k,nr_inodes=8", "# \n".repeat(4096));
+        mount("none", directory.path(), "tmpfs", MountFlags::empty(), options).unwrap();
+        let written = Script::write(directory.path(), cache, symbols, socket, Some(&macros));
+        let left = std::fs::read_dir(directory.path()).unwrap().count();
+        unmount(directory.path(), UnmountFlags::DETACH).unwrap();
+        assert_eq!(written.unwrap_err().kind(), io::ErrorKind::StorageFull);
+        assert_eq!(left, 0);
     }
 
     #[test]

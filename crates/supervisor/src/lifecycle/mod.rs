@@ -106,10 +106,10 @@ pub struct Lifecycle {
 /// How long the parts of a life may take.
 #[derive(Debug, Clone, Copy)]
 pub struct Timing {
-    /// From now until the guest daemon says that it listens.
-    pub ready: Duration,
-    /// For handing the guest daemon its identity.
-    pub init: Duration,
+    /// From now until the guest daemon says that it listens; `None` where it may take for ever.
+    pub ready: Option<Duration>,
+    /// For handing the guest daemon its identity; `None` as before.
+    pub init: Option<Duration>,
     /// From the moment that commands can be run until the sandbox ends by itself: a slow boot costs nobody's time.
     pub lifetime: jiff::SignedDuration,
 }
@@ -136,7 +136,7 @@ impl Lifecycle {
         timing: Timing,
         terms: Terms,
     ) -> Self {
-        let deadline = Some(Deadline::new("the guest daemon to answer", timing.ready));
+        let deadline = timing.ready.map(|limit| Deadline::new("the guest daemon to answer", limit));
         let (waiting, cancel) = (None, CancellationToken::new());
         Self { commands, status, timing, terms, state: State::first(), deadline, keep: None, waiting, cancel }
     }
@@ -235,8 +235,9 @@ impl Lifecycle {
     fn perform(&mut self, effect: Effect, work: &mut impl Work) {
         match effect {
             Effect::Initialise => {
+                let limit = self.timing.init;
                 self.deadline =
-                    Some(Deadline::new("the guest daemon to take its identity", self.timing.init));
+                    limit.map(|limit| Deadline::new("the guest daemon to take its identity", limit));
                 tokio::task::spawn_local(work.initialise());
             }
             // With the phase, so that nobody sees the one without the other.
@@ -366,7 +367,7 @@ mod tests {
         });
         let limit = Duration::from_millis(300);
         let lifetime = jiff::SignedDuration::try_from(lifetime).unwrap();
-        let timing = Timing { ready: limit, init: limit, lifetime };
+        let timing = Timing { ready: Some(limit), init: Some(limit), lifetime };
         let life = Lifecycle::new(receiver, status, timing, Terms { on_timeout, template: false });
         let kept = Arc::default();
         let work = Fake { commands: commands.clone(), initialised: Some(Ok(())), paused: None, kept };

@@ -1,0 +1,271 @@
+//! The machines of one workshop.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::num::NonZeroU16;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use artifacts::{LocalStore, load_manifest};
+use async_trait::async_trait;
+use axum::Router;
+use build::Manifest;
+use model::{
+    BuildId, ENVD_PORT, Fleet, MiB, PausedSandbox, SandboxId, SandboxRecord, SandboxSpec, TeamId, TemplateId,
+    WayBack,
+};
+use network::{Dialer, guest};
+use node::{Node, NodeConfig, NodeMetrics};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::Made;
+use super::port::{self, Wanted};
+use crate::builds::{BASE, LocalBuilds};
+use crate::cli::Resume;
+use crate::reach::Reach;
+use crate::state::StateDir;
+use crate::workshop::Workshop;
+
+/// Whose the machines are: of the operator, who has no team.
+const OPERATOR: &str = "operator";
+/// Longer than anybody works on one.
+const LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
+/// What a machine needs beside the guest's memory, generously.
+const OVERHEAD: MiB = MiB(1024);
+/// A guest boots within this time, without hardware virtualization, too.
+const READY: Duration = Duration::from_secs(50);
+/// And takes its identity within this.
+const INIT: Duration = Duration::from_secs(20);
+/// A guest that is up answers at once; one that is starved takes a while.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// A node by itself, for machines that go on from one build.
+pub(super) struct Bench {
+    node: Node,
+    store: PathBuf,
+    manifest: Manifest,
+    paused: watch::Receiver<Option<PausedSandbox>>,
+    dialer: Dialer,
+    way: WayBack,
+    egress: bool,
+}
+
+impl Bench {
+    pub(super) async fn start(
+        state: &StateDir,
+        workshop: &Workshop,
+        manifest: Manifest,
+        options: &Resume,
+    ) -> Result<Self, String> {
+        let accel = match manifest.vmm.accel.as_str() {
+            "tcg" => control::Accel::Tcg,
+            "kvm" => control::Accel::Kvm,
+            other => return Err(format!("build {} is of a machine that runs on {other}", manifest.id)),
+        };
+        let prefetch =
+            if options.no_prefetch { control::Prefetch::Nothing } else { control::Prefetch::WorkingSet };
+        let config = NodeConfig {
+            sandboxes: workshop.sandboxes(),
+            store: state.store(),
+            binary: "/proc/self/exe".into(),
+            tag: workshop.tag(),
+            accel,
+            prefetch,
+            dns: vec![Ipv4Addr::new(1, 1, 1, 1), Ipv4Addr::new(8, 8, 8, 8)],
+            max_sandboxes: 1,
+            memory: MiB(manifest.shape.memory.0.saturating_add(OVERHEAD.0)),
+            concurrent_starts: 1,
+            start_queue: 1,
+            start_patience: crate::server::START_PATIENCE,
+            slots_ahead: 1,
+            machines_ahead: 0,
+            ready: READY,
+            init: INIT,
+        };
+        let (told, paused) = watch::channel(None);
+        let builds = Arc::new(LocalBuilds::new(state));
+        let node = Node::start(config, builds, Arc::new(OneRecord(told)), NodeMetrics::default()).await;
+        let node = node.map_err(|error| error.to_string())?;
+        let dialer = Dialer::new().map_err(|error| format!("starting the dialer: {error}"))?;
+        let way = if options.reboot { WayBack::Reboot } else { WayBack::Best };
+        let egress = !(options.no_egress || options.gdb);
+        Ok(Self { node, store: state.store(), manifest, paused, dialer, way, egress })
+    }
+
+    pub(super) fn build(&self) -> &BuildId {
+        &self.manifest.id
+    }
+
+    /// Starts a machine and waits until it runs.
+    pub(super) async fn resume(&self) -> Result<Machine<'_>, String> {
+        let started = self.node.start_build(self.specification()?, self.build(), self.way).await;
+        let record = started.map_err(|error| error.to_string())?;
+        if let Some(why) = &record.rebooted
+            && self.way != WayBack::Reboot
+        {
+            eprintln!("coldframe: the machine was booted from its disk: {why}");
+        }
+        Ok(Machine { bench: self, record })
+    }
+
+    /// Starts a machine that a debugger sets going.
+    pub(super) async fn hold(&self) -> Result<Held, String> {
+        let spec = self.specification()?;
+        let id = spec.id.clone();
+        let dir = self.node.hold_build(spec, self.build()).await.map_err(|error| error.to_string())?;
+        Ok(Held { id, dir })
+    }
+
+    /// Has the host forget what it has in memory of the build.
+    pub(super) fn forget(&self) -> Result<(), String> {
+        let failed = |error: &dyn std::fmt::Display| format!("forgetting what is in memory of it: {error}");
+        let store = LocalStore::open(&self.store).map_err(|error| failed(&error))?;
+        let sources = artifacts::sources(&store, &self.manifest).map_err(|error| failed(&error))?;
+        for build in sources.iter().chain([self.build()]) {
+            store.forget(build).map_err(|error| failed(&error))?;
+        }
+        Ok(())
+    }
+
+    /// Says what it is.
+    pub(super) fn describe(&self) {
+        let Manifest { id, vmm, shape, boot, .. } = &self.manifest;
+        eprintln!("build     {id}");
+        eprintln!(
+            "machine   {} {} ({}), processors: {}, memory: {}, disk: {}",
+            vmm.name, vmm.version, vmm.accel, shape.vcpus, shape.memory, shape.disk
+        );
+        if let Some(boot) = boot {
+            eprintln!("initrd    {}", boot.initrd);
+        }
+        eprintln!("coldframe {}", env!("CARGO_PKG_VERSION"));
+    }
+
+    /// Lets the ports of the guest be reached on this machine, for as long as what is returned is kept.
+    pub(super) async fn serve_ports(&self, option: Option<NonZeroU16>) -> Result<DropGuard, String> {
+        let wanted = port::wanted(option, std::env::var("PROXY_PORT").ok().as_deref());
+        let listener = listen(wanted).await?;
+        let address = listener.local_addr().map_err(|error| error.to_string())?;
+        let reach = Reach::without_waking(self.node.clone());
+        let reach = reach.map_err(|error| format!("starting the dialer: {error}"))?;
+        let edge = edge::Edge::new(Arc::new(reach), edge::EdgeConfig::default());
+        let stop = CancellationToken::new();
+        tokio::spawn(edge::serve(listener, edge, Router::new(), stop.clone()));
+        eprintln!(
+            "ports     http://{address} with the headers E2b-Sandbox-Id and E2b-Sandbox-Port, or for the host \
+             PORT-SANDBOX.localhost"
+        );
+        Ok(stop.drop_guard())
+    }
+
+    fn specification(&self) -> Result<SandboxSpec, String> {
+        let failed = |error: &dyn std::fmt::Display| error.to_string();
+        let team: TeamId = OPERATOR.parse().map_err(|error| failed(&error))?;
+        let template: TemplateId = BASE.parse().map_err(|error| failed(&error))?;
+        let mut spec = SandboxSpec::new(team, template, self.build().clone(), self.manifest.shape);
+        spec.end_at = spec.end_at.checked_add(LIFE).map_err(|error| failed(&error))?;
+        spec.timeout_secs = LIFE.as_secs();
+        spec.network.allow_internet = self.egress;
+        spec.network.allow_public_traffic = true;
+        Ok(spec)
+    }
+}
+
+/// The wanted port, or, unless that was asked for, any.
+async fn listen(Wanted { port, asked_for }: Wanted) -> Result<TcpListener, String> {
+    let on = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let listening = match TcpListener::bind(on(port)).await {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && !asked_for => {
+            TcpListener::bind(on(0)).await
+        }
+        listening => listening,
+    };
+    listening.map_err(|error| format!("listening on {}: {error}; --proxy-port says where else", on(port)))
+}
+
+/// A machine that waits for a debugger.
+pub(super) struct Held {
+    pub(super) id: SandboxId,
+    /// Where its supervisor answers.
+    pub(super) dir: PathBuf,
+}
+
+/// A machine that runs.
+pub(super) struct Machine<'a> {
+    bench: &'a Bench,
+    record: SandboxRecord,
+}
+
+impl Machine<'_> {
+    pub(super) fn id(&self) -> &SandboxId {
+        &self.record.spec.id
+    }
+
+    /// Where its supervisor's log is.
+    pub(super) fn dir(&self) -> &PathBuf {
+        &self.record.dir
+    }
+
+    /// A connection to the guest's daemon.
+    pub(super) async fn connect(&self) -> Result<TcpStream, String> {
+        let reachable = self.bench.node.reach(self.id()).ok_or("the machine does not run any more")?;
+        let address = SocketAddrV4::new(guest::GUEST_IP, ENVD_PORT);
+        let connected = self.bench.dialer.connect(&reachable.netns, address, CONNECT).await;
+        connected.map_err(|error| format!("connecting to the guest's daemon: {error}"))
+    }
+
+    /// Returns when it has ended, whatever its end was.
+    pub(super) async fn ended(&self) {
+        // From before the look.
+        let mut ended = self.bench.node.ended();
+        while self.bench.node.reach(self.id()).is_some() {
+            // Missed or closed: the next look tells.
+            let _ = ended.recv().await;
+        }
+    }
+
+    /// Ends it and waits until nothing is left of it.
+    pub(super) async fn kill(self) -> Result<(), String> {
+        let spec = &self.record.spec;
+        self.bench.node.kill(&spec.team, &spec.id).await.map_err(|error| error.to_string())
+    }
+
+    /// Pauses it. The build that it became is whole, and on stable storage.
+    pub(super) async fn pause(self, memory: bool) -> Result<Made, String> {
+        let spec = &self.record.spec;
+        let mut paused = self.bench.paused.clone();
+        self.bench.node.pause(&spec.team, &spec.id, memory).await.map_err(|error| error.to_string())?;
+        let record = paused.wait_for(Option::is_some).await.map_err(|error| error.to_string())?.clone();
+        let id = record.ok_or("there is no record of the pause")?.build;
+        let store = LocalStore::open(&self.bench.store).map_err(|error| error.to_string())?;
+        // A server may have deleted what it reads from: nobody told it that this one does.
+        artifacts::check(&store, &id).map_err(|error| {
+            format!("what it became cannot be used; was its build deleted meanwhile? {error}")
+        })?;
+        let manifest = load_manifest(&store, &id).map_err(|error| error.to_string())?;
+        Ok(Made { id, manifest })
+    }
+}
+
+/// The record of the only machine that there is, while it is looked for.
+struct OneRecord(watch::Sender<Option<PausedSandbox>>);
+
+#[async_trait]
+impl node::Records for OneRecord {
+    async fn all(&self) -> Result<Vec<PausedSandbox>, String> {
+        Ok(Vec::new())
+    }
+
+    async fn put(&self, paused: &PausedSandbox) -> Result<(), String> {
+        self.0.send_replace(Some(paused.clone()));
+        Ok(())
+    }
+
+    async fn remove(&self, _: &SandboxId) -> Result<(), String> {
+        self.0.send_replace(None);
+        Ok(())
+    }
+}

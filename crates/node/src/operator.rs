@@ -1,0 +1,56 @@
+//! Machines for whoever works on builds, without the REST surface between.
+//!
+//! A node that is told of no builds that are kept ([`Node::keep_only`]) deletes none: it may work on the store of another one,
+//! beside it, with a directory and a tag of its own.
+
+use std::path::PathBuf;
+
+use artifacts::{LocalStore, Store};
+use control::{Goal, Start};
+use model::{BuildId, FleetError, SandboxRecord, SandboxSpec, WayBack};
+
+use crate::node::Node;
+
+impl Node {
+    /// Whether a build that has a name is in the store. One that was made beside this node is kept from here on, like those
+    /// that it was told of.
+    pub(crate) async fn finds(&self, build: &BuildId) -> bool {
+        let references = self.shared.paused.references();
+        if references.knows(build) {
+            return true;
+        }
+        let (store, name) = (self.shared.config.store.clone(), build.clone());
+        let there = tokio::task::spawn_blocking(move || {
+            LocalStore::open(&store).and_then(|store| store.contains(&name))
+        });
+        if !matches!(there.await, Ok(Ok(true))) {
+            return false;
+        }
+        let hold = references.enter(build).await;
+        self.shared.kept().insert(build.clone(), hold);
+        true
+    }
+
+    /// Starts a machine that goes on from a build, or boots from the disk of it, and waits until it runs.
+    ///
+    /// # Errors
+    /// As [`model::Fleet::create`].
+    pub async fn start_build(
+        &self,
+        spec: SandboxSpec,
+        build: &BuildId,
+        way: WayBack,
+    ) -> Result<SandboxRecord, FleetError> {
+        self.start_from(spec, build, way).await
+    }
+
+    /// Starts a machine that is held as it was in a build until a debugger has come and has left. Does not wait for it: the
+    /// directory in which its supervisor answers ([`control::Client`]) is there when this returns.
+    ///
+    /// # Errors
+    /// When its supervisor cannot be started.
+    pub async fn hold_build(&self, spec: SandboxSpec, build: &BuildId) -> Result<PathBuf, FleetError> {
+        let beginning = self.begin(spec, Start::Resume(build.clone()), Goal::Debug).await?;
+        Ok(beginning.entry.dir.clone())
+    }
+}

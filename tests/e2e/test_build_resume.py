@@ -1,0 +1,361 @@
+"""`coldframe build resume`: a build goes on in a machine of its own, beside a server, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import os
+import pty
+import re
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import threading
+from pathlib import Path
+from typing import Iterator
+
+import pytest
+from e2b import Sandbox
+
+from harness.guest import output
+from harness.kernel import FAULT, KCORE, agrees_with
+from harness.processes import is_alive
+from harness.server import Server, binary, free_port, state_root
+from harness.waiting import wait_until
+from harness.workshops import PLACES, Command, held, wait_until_gone
+
+#: gdb reads half a gigabyte of symbols, the first time slowly.
+PATIENCE = 240
+#: Until somebody says go.
+WAIT = "until test -p /home/user/go; do sleep 0.1; done; read -r _ < /home/user/go; cat /home/user/mine"
+
+
+def resume(server: Server, *args: str, patience: float = 120, status: int = 0) -> subprocess.CompletedProcess[str]:
+    done = server.cli("build", "resume", *args, timeout=patience, check=False)
+    assert done.returncode == status, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(server: Server) -> Iterator[None]:
+    yield
+    Command.kill_all()
+    for number in PLACES:
+        wait_until_gone(server, number)
+
+
+def test_a_command_runs_in_it_and_its_status_is_ours(server: Server):
+    done = resume(server, "base", "--cmd", "echo out; echo err >&2; whoami; pwd; exit 7", status=7)
+    assert done.stdout.split() == ["out", "user", "/home/user"]
+    for what in ("err", "build     ", "machine   qemu", "ports     http://127.0.0.1:", "sandbox   i"):
+        assert what in done.stderr, done.stderr
+    assert resume(server, "base", "--user", "root", "--cmd", "whoami").stdout == "root\n"
+
+
+def test_a_shell_reads_what_comes_in(server: Server):
+    command = Command(server, "base")
+    command.tell("echo $((6 * 7))\n")
+    command.tell("exit 9\n")
+    assert command.end() == (9, "42\n")
+
+
+def test_a_shell_has_the_terminal(server: Server):
+    ours, theirs = pty.openpty()
+    subprocess.run(["stty", "cols", "91", "rows", "37"], stdin=theirs, check=True)
+    command = [str(binary()), "build", "resume", "base", "--state", str(server.state)]
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+    said = b""
+
+    def until(wanted: bytes) -> None:
+        nonlocal said
+        while wanted not in said:
+            said += os.read(ours, 4096)
+
+    until(b"$ ")
+    os.write(ours, b"tty; stty size; echo e''nd\r")
+    until(b"end\r")
+    assert b"/dev/pts/" in said and b"37 91" in said
+    # What is typed to interrupt is for the guest.
+    os.write(ours, b"sleep 1000\r")
+    os.write(ours, b"\x03")
+    os.write(ours, b"echo $?, go''es on\r")
+    until(b"130, goes on")
+    os.write(ours, b"exit 3\r")
+    assert process.wait(30) == 3
+    # The terminal is what it was.
+    assert b"-echo " not in subprocess.run(["stty", "-a"], stdin=theirs, capture_output=True, check=True).stdout
+    os.close(ours)
+    os.close(theirs)
+
+
+def test_its_phases_are_measured(server: Server):
+    told = resume(server, "base", "--iterations", "3").stdout
+    names = ("processors run", "of that: launch", "of that: load", "of that: run", "daemon takes its identity", "resumed")
+    for name in names:
+        assert re.search(rf"^ *{name} +p50 .* p95 .* p99 .* n=3$", told, re.M), told
+    cold = resume(server, "base", "--iterations", "2", "--cold", "--no-prefetch").stdout
+    assert "n=2" in cold
+    booted = resume(server, "base", "--iterations", "1", "--reboot", patience=200).stdout
+    assert "resumed" in booted and "of that: load" not in booted
+
+
+def test_what_it_becomes_is_a_snapshot_like_any_other(server: Server):
+    done = resume(server, "base", "--cmd", "echo kept > /home/user/kept; echo here > /dev/shm/here", "--pause", "--name", "by-hand")
+    build = done.stdout.strip()
+    assert (server.state / "store" / build / "manifest.json").exists()
+    # Whoever reads it next, without a server or with one.
+    assert resume(server, build, "--cmd", "cat /home/user/kept /dev/shm/here").stdout == "kept\nhere\n"
+    disk = resume(server, build, "--pause", "--fs-only").stdout.strip()
+    booted = resume(server, disk, "--cmd", "cat /home/user/kept; ls /dev/shm", patience=200)
+    assert booted.stdout == "kept\n" and "booted from its disk: its memory was not kept" in booted.stderr
+    team = {**server.sdk(), "api_key": server.env()["E2B_API_KEY"]}
+    sbx = Sandbox.create("by-hand", **team)
+    assert output(sbx, "cat /home/user/kept /dev/shm/here") == "kept\nhere"
+    assert sbx.kill() is True
+    # A command that failed has made nothing worth keeping.
+    before = server.snapshots()
+    assert resume(server, "base", "--cmd", "exit 2", "--pause", status=2).stdout == ""
+    assert server.snapshots() == before
+    names = {snapshot.snapshot_id for snapshot in Sandbox.list_snapshots(**team).next_items()}
+    assert any("by-hand" in name for name in names)
+    for name in names:
+        Sandbox.delete_snapshot(name, **team)
+
+
+def test_several_and_a_server_at_once_do_not_see_each_other(server: Server):
+    sbx = Sandbox.create(timeout=600, **server.sdk())
+    port = free_port()
+    commands = [
+        Command(server, "base", "--cmd", WAIT),
+        Command(server, "base", "--cmd", WAIT, PROXY_PORT=str(port)),
+        Command(server, "base", "--cmd", WAIT, PROXY_PORT="no port"),
+    ]
+    for number, command in enumerate(commands):
+        command.wait_for(r"^sandbox +(\S+)")
+        command.run(f"echo {number} > /home/user/mine; mkfifo /home/user/go")
+    urls = [command.wait_for(r"^ports +(\S+)") for command in commands]
+    assert len(set(urls)) == 3 and urls[1] == f"http://127.0.0.1:{port}"
+    assert "PROXY_PORT is \"no port\", which is no port" in commands[2].said
+    places = {command.place() for command in commands}
+    assert len(places) == 3
+    # Neither of them is the server's, and nobody else's is here.
+    listed = {sandbox.sandbox_id for sandbox in Sandbox.list(**server.sdk()).next_items()}
+    ours = {command.wait_for(r"^sandbox +(\S+)") for command in commands}
+    assert sbx.sandbox_id in listed and not ours & listed
+    assert output(sbx, "ls -A /home/user | grep -c mine || true") == "0"
+    # The server is another one by then, and collects what nobody needs.
+    server.up()
+    for number, command in enumerate(commands):
+        command.run("echo > /home/user/go")
+        assert command.end() == (0, f"{number}\n"), command.said
+    assert output(sbx, "echo it runs") == "it runs"
+    assert sbx.kill() is True
+
+
+@pytest.mark.parametrize("victim", ["command", "keeper", "supervisor", "everybody"])
+def test_whoever_is_killed_nothing_is_left(server: Server, victim: str):
+    command = Command(server, "base", "--cmd", "sleep 1000")
+    command.wait_for(r"^sandbox +(\S+)")
+    number, children = command.place(), command.children()
+    assert held(server, number).keys() >= {"processes", "groups", "namespaces", "links", "filters", "files"}
+    if victim == "everybody":
+        # Nobody is left to remove it; the next one does.
+        os.kill(children["keeper"], signal.SIGSTOP)
+        command.kill()
+        command.kill(children["keeper"])
+        assert held(server, number)
+        resume(server, "base", "--cmd", "true")
+    else:
+        command.kill(None if victim == "command" else children[victim])
+        if victim != "command":
+            status, _ = command.end()
+            assert status == 1, command.said
+            assert ("the keeper of the workshop was killed" if victim == "keeper" else "coldframe: ") in command.said
+    wait_until_gone(server, number)
+
+
+@pytest.mark.parametrize("way, status", [(signal.SIGINT, 130), (signal.SIGTERM, 1)])
+def test_an_interrupted_one_is_gone_when_it_returns(server: Server, way: signal.Signals, status: int):
+    command = Command(server, "base", "--cmd", "sleep 1000")
+    command.wait_for(r"^sandbox +(\S+)")
+    number = command.place()
+    command.process.send_signal(way)
+    assert command.end(20)[0] == status
+    assert not held(server, number)
+
+
+@pytest.mark.timeout(PATIENCE + 60)
+def test_gdb_sees_a_machine_from_its_first_instruction(server: Server, tmp_path: Path):
+    symbols = resume(server, "base", "--gdb", "--gdb-exec", "quit", patience=PATIENCE)
+    assert re.search(r"^symbols +(\S+)", symbols.stderr, re.M)
+    done = tmp_path / "done"
+    executed = ("fc-curr 0", "fc-regions", "fc-va 0x100000", "fc-faults 3", "hbreak do_sys_openat2", "continue", "detach")
+    told = [word for text in (*executed, f"shell while ! test -e {done}; do sleep 0.1; done", "quit 4") for word in ("--gdb-exec", text)]
+    command = Command(server, "base", "--gdb", *told)
+    for what in ("build", "machine", "initrd", "coldframe", "kernel", "symbols", "socket", "by hand"):
+        command.wait_for(rf"^({what}) ", PATIENCE)
+    # It is let go when gdb leaves it, and runs on while gdb is still there.
+    names: dict[str, str] = {}
+
+    def runs() -> bool:
+        try:
+            listed = command.run("ps -A -o pid= -o comm=")
+        except (AssertionError, OSError):
+            return False
+        names.update(line.split(maxsplit=1) for line in listed.splitlines())
+        return bool(names)
+
+    wait_until(runs, PATIENCE, "the guest to run on", interval=0.5)
+    kcore = command.run(KCORE.replace("python3 -c", "python3 -I -c"))
+    egress = command.run("timeout 5 bash -c 'echo > /dev/tcp/1.1.1.1/53' 2>&1 || echo cut off")
+    done.touch()
+    status, said = command.end(PATIENCE)
+    assert status == 4, said + command.said
+    agrees_with(said, kcore)
+    assert egress.endswith("cut off")
+    assert re.search(r"^task=0x[0-9a-f]{16} comm=\S+ pid=\d+ tgid=\d+ mm=0x[0-9a-f]+$", said, re.M), said
+    faults = FAULT.findall(said)
+    assert len(faults) == 3, said
+    for comm, pid, address, start, end in faults:
+        assert int(start, 16) <= int(address, 16) < int(end, 16)
+        assert names.get(pid) == comm, (faults, names)
+    assert re.search(r"Breakpoint \d+, do_sys_openat2 \(.*\) at fs/open\.c:\d+", said), said
+
+
+@pytest.mark.timeout(PATIENCE)
+@pytest.mark.parametrize("victim", ["command", "gdb", "keeper"])
+def test_a_debugged_machine_is_gone_whoever_is_killed(server: Server, victim: str):
+    command = Command(server, "base", "--gdb", "--gdb-exec", "shell sleep 1000")
+    command.wait_for(r"^(by hand)", PATIENCE)
+    wait_until(lambda: "gdb" in command.children(), 30, "gdb to be there")
+    number, children = command.place(), command.children()
+    command.kill(None if victim == "command" else children[victim])
+    if victim != "command":
+        status, _ = command.end()
+        wanted = "gdb was ended by signal 9; its machine is gone" if victim == "gdb" else "the keeper of the workshop was killed"
+        assert status == 1 and wanted in command.said, command.said
+    wait_until_gone(server, number)
+    wait_until(lambda: not is_alive(children["gdb"]), 20, "gdb to be gone")
+
+
+@pytest.mark.timeout(PATIENCE)
+def test_macros_of_a_file_take_the_place_of_ours(server: Server, tmp_path: Path):
+    macros, script = tmp_path / "macros.gdb", tmp_path / "script.gdb"
+    macros.write_text("define fc-mine\necho mine\\n\nend\n")
+    script.write_text("fc-mine\n")
+    told = ("base", "--gdb", "--gdb-macros", str(macros), "--gdb-script", str(script))
+    assert "mine\n" in resume(server, *told, patience=PATIENCE).stdout
+    assert "Undefined command" in server.cli("build", "resume", *told, "--gdb-exec", "fc-curr", check=False, timeout=PATIENCE).stderr
+
+
+def test_what_does_not_go_together_is_refused_by_name(server: Server, tmp_path: Path):
+    for option in (("--pause",), ("--cmd", "true"), ("--iterations", "3"), ("--reboot",)):
+        done = server.cli("build", "resume", "base", "--gdb", *option, check=False)
+        assert done.returncode == 2 and "'--gdb'" in done.stderr and option[0] in done.stderr
+    for option in (("--gdb-exec", "quit"), ("--gdb-script", "x"), ("--gdb-symbols", "x"), ("--gdb-macros", "x")):
+        assert f"{option[0]} is for --gdb" in resume(server, "base", *option, status=1).stderr
+    assert "--pause" in resume(server, "base", "--fs-only", status=2).stderr
+    assert "--pause" in resume(server, "base", "--name", "x", status=2).stderr
+    for option in (("--pause",), ("--cmd", "true")):
+        assert option[0] in resume(server, "base", "--iterations", "2", *option, status=2).stderr
+    assert "there is no build" in resume(server, "nothing", status=1).stderr
+    assert "No such file" in resume(server, "base", "--gdb", "--gdb-symbols", str(tmp_path / "nothing"), status=1).stderr
+    assert "--name base" in resume(server, "base", "--pause", "--name", "Not a name!", status=1).stderr.replace("Not a name!", "base")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert f"listening on 127.0.0.1:{port}" in resume(server, "base", "--cmd", "true", "--proxy-port", port, status=1).stderr
+
+
+class Hidden:
+    """A kernel without its symbols, as commands see it that run apart from everybody else."""
+
+    def __init__(self, server: Server, place: Path) -> None:
+        said = resume(server, "base", "--gdb", "--gdb-exec", "quit", patience=PATIENCE).stderr
+        self.build_id = re.search(r"^kernel .*build id (\w+)", said, re.M)[1]
+        self.symbols = Path(re.search(r"^symbols +(\S+)", said, re.M)[1])
+        self.server, self.upper, self.work = server, place / "upper", place / "work"
+        #: Where what such a command writes is found.
+        self.kept = self.upper / self.symbols.relative_to(state_root())
+
+    def command(self) -> list[str]:
+        for directory in (self.upper, self.work):
+            shutil.rmtree(directory, ignore_errors=True)
+            directory.mkdir()
+        root = state_root()
+        mount = f"mount -t overlay none -o lowerdir={root},upperdir={self.upper},workdir={self.work} {root}"
+        ours = f"{binary()} build resume base --gdb --gdb-exec quit --state {self.server.state}"
+        return ["unshare", "--mount", "--propagation", "private", "bash", "-c", f"{mount} && rm {self.symbols} && exec {ours}"]
+
+    def resume(self, url: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        environ = {**os.environ, "COLDFRAME_DEBUG_ARTIFACTS_URL": url, **environment}
+        return subprocess.run(self.command(), env=environ, capture_output=True, text=True, timeout=PATIENCE)
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    """A certificate for this machine with its key, and of the authority that gave it."""
+    openssl = ["openssl", "req", "-x509", "-nodes", "-days", "2", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    authority, own = tmp_path / "authority.pem", tmp_path / "own.pem"
+    subprocess.run(
+        [*openssl, "-subj", "/CN=authority", "-keyout", tmp_path / "authority.key", "-out", authority], check=True, capture_output=True
+    )
+    signed = ["-CA", authority, "-CAkey", tmp_path / "authority.key", "-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=CA:FALSE"]
+    subprocess.run([*openssl, "-subj", "/CN=own", *signed, "-keyout", own, "-out", tmp_path / "cert.pem"], check=True, capture_output=True)
+    own.write_text(own.read_text() + (tmp_path / "cert.pem").read_text())
+    return own, authority
+
+
+@pytest.fixture
+def artifacts(tmp_path: Path, certificate: tuple[Path, Path]) -> Iterator[tuple[Path, str]]:
+    """A directory that is served over TLS, and its URL."""
+    directory = tmp_path / "artifacts"
+    directory.mkdir()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate[0])
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(directory))) as serving:
+        serving.socket = context.wrap_socket(serving.socket, server_side=True)
+        threading.Thread(target=serving.serve_forever, daemon=True).start()
+        yield directory, f"https://127.0.0.1:{serving.server_address[1]}"
+        serving.shutdown()
+
+
+@pytest.mark.timeout(PATIENCE + 60)
+def test_symbols_come_from_where_an_operator_keeps_them(
+    server: Server, tmp_path: Path, certificate: tuple[Path, Path], artifacts: tuple[Path, str]
+):
+    hidden, (directory, url), trusted = Hidden(server, tmp_path), artifacts, {"SSL_CERT_FILE": str(certificate[1])}
+    name = f"vmlinux-{hidden.build_id}.debug"
+    shutil.copyfile(hidden.symbols, directory / name)
+    sum_file = directory / f"{name}.sha256"
+    done = hidden.resume(url)
+    assert done.returncode == 1 and url in done.stderr and "certificate" in done.stderr, done.stderr
+    done = hidden.resume(url, **trusted)
+    assert done.returncode == 1 and f"there is no {url}/{sum_file.name}" in done.stderr, done.stderr
+    sum_file.write_text(f"{'0' * 64}  {name}\n")
+    done = hidden.resume(url, **trusted)
+    assert done.returncode == 1 and f"{url}/{name} is damaged" in done.stderr, done.stderr
+    assert not hidden.kept.is_file()
+    sum_file.write_text(subprocess.run(["sha256sum", directory / name], capture_output=True, text=True, check=True).stdout)
+    for place in (url, f"file://{directory}"):
+        done = hidden.resume(place, **trusted)
+        assert done.returncode == 0 and "(from the URL of debug artifacts)" in done.stderr, done.stderr
+        assert hidden.kept.is_file()
+    # What is not there is looked for elsewhere, and that is said.
+    (directory / name).unlink()
+    environ = {**os.environ, "COLDFRAME_DEBUG_ARTIFACTS_URL": url, **trusted}
+    looking = subprocess.Popen(hidden.command(), env=environ, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    assert looking.stderr.readline() == f"coldframe: there is no {url}/{name}; trying Debian's package\n"
+    os.killpg(looking.pid, signal.SIGKILL)
+    looking.wait()
+    # Each is half a gigabyte, and what tests leave stays for a while.
+    shutil.rmtree(directory)
+    shutil.rmtree(hidden.upper)
