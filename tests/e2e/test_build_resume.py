@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import http.server
+import json
 import os
 import pty
 import re
@@ -12,6 +13,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import tempfile
 import threading
 from pathlib import Path
 from typing import Iterator
@@ -19,10 +21,11 @@ from typing import Iterator
 import pytest
 from e2b import Sandbox
 
+from harness.damage import flip
 from harness.guest import output
 from harness.kernel import FAULT, KCORE, agrees_with
 from harness.processes import is_alive
-from harness.server import Server, binary, free_port, state_root
+from harness.server import Server, binary, free_port, sibling, state_root
 from harness.waiting import wait_until
 from harness.workshops import PLACES, Command, held, wait_until_gone
 
@@ -122,6 +125,50 @@ def test_what_it_becomes_is_a_snapshot_like_any_other(server: Server):
     assert any("by-hand" in name for name in names)
     for name in names:
         Sandbox.delete_snapshot(name, **team)
+
+
+def test_a_copy_needs_nothing_of_where_it_came_from(server: Server, tmp_path: Path):
+    kept = resume(server, "base", "--cmd", "echo far > /home/user/kept; echo away > /dev/shm/here; sync", "--pause").stdout.strip()
+    # Where there is nothing else. The paths of sockets are short, and so has to be the directory's.
+    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="cf-") as place:
+        Path(place).chmod(0o755)
+        bare = Server(Path(place) / "s", free_port())
+        copied = server.cli("build", "copy", kept, "--to", str(bare.state), timeout=300)
+        assert copied.stdout == f"{kept}\n"
+        again = server.cli("build", "copy", kept, "--to", str(bare.state))
+        assert again.stdout == copied.stdout and "copying" not in again.stderr
+        renamed = server.cli("build", "copy", kept, "--to", str(bare.state), "--name", "other", check=False)
+        assert renamed.returncode == 1 and f"build {kept} is called " in renamed.stderr
+        assert {path.name for path in (bare.state / "store").iterdir()} == {kept}
+        problems = json.loads(bare.cli("build", "inspect", kept, "--validate", "--json", timeout=120).stdout)
+        assert problems["problems"] == []
+        assert str(bare.state.resolve()) in problems["manifest"]["boot"]["kernel"]
+        read = ("--cmd", "cat /home/user/kept /dev/shm/here")
+        done = resume(bare, kept, *read)
+        assert done.stdout == "far\naway\n" and f"initrd    {bare.state.resolve()}/kernels/" in done.stderr
+        assert resume(bare, kept, "--reboot", "--cmd", "cat /home/user/kept", patience=200).stdout == "far\n"
+        # And back to a server, by a name.
+        other = sibling(state_root(), state_root().with_name(f"{state_root().name}.d") / f"copies-{os.getpid()}")
+        server.cli("build", "copy", kept, "--to", str(other.state), "--name", "from-afar", timeout=300)
+        other.up()
+        try:
+            team = {**other.sdk(), "api_key": other.env()["E2B_API_KEY"]}
+            sbx = Sandbox.create("from-afar", **team)
+            assert output(sbx, "cat /home/user/kept /dev/shm/here") == "far\naway"
+            assert sbx.kill() is True
+            Sandbox.delete_snapshot("from-afar", **team)
+            assert kept not in other.snapshots()
+        finally:
+            other.down()
+            shutil.rmtree(other.state)
+        flip(bare.state / "store" / kept / "memory.data")
+        elsewhere = Path(place) / "t"
+        done = bare.cli("build", "copy", kept, "--to", str(elsewhere), check=False, timeout=300)
+        assert done.returncode == 1 and f"memory.data of build {kept}" in done.stderr, done.stderr
+        assert list((elsewhere / "store").iterdir()) == []
+        assert "--to names another" in bare.cli("build", "copy", kept, "--to", str(bare.state), check=False).stderr
+    assert server.cli("build", "copy", "nothing", "--to", "/var/tmp/cf-none", check=False).returncode == 1
+    shutil.rmtree("/var/tmp/cf-none")
 
 
 def test_several_and_a_server_at_once_do_not_see_each_other(server: Server):

@@ -11,13 +11,14 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use build::{BlobInfo, Manifest, ObjectInfo, ObjectKind, ObjectName, PAGE_BYTES, PageSink, Pages};
+use build::{BlobInfo, Extent, Manifest, ObjectInfo, ObjectKind, ObjectName, PAGE_BYTES, PageSink, Pages};
 use model::BuildId;
 
 use crate::error::ArtifactError;
 use crate::image::Image;
 use crate::staged::Staged;
 use crate::store::{Store, label, load_blob, load_manifest};
+use crate::writer::ImageWriter;
 
 /// How many pages are read at once. Between two pieces it is asked whether anybody still wants the result.
 const PIECE: u64 = 64;
@@ -47,6 +48,38 @@ pub struct Compaction<'a> {
     pub without: &'a BTreeSet<BuildId>,
     /// Asked again and again whether the new build is still wanted.
     pub wanted: &'a dyn Fn() -> bool,
+}
+
+/// Writes pieces of an image to another one, at the same places, and verifies what it reads. Before each some 256 KiB it asks
+/// whether to go on, and says how many pages come; false when it is not to.
+pub(crate) fn take_over(
+    image: &Image,
+    extents: impl Iterator<Item = Extent>,
+    writer: &mut ImageWriter,
+    staged: &Staged,
+    kind: ObjectKind,
+    wanted: &mut dyn FnMut(u64) -> bool,
+) -> Result<bool, ArtifactError> {
+    let failed = |source| ArtifactError::object("write", &label(staged.build(), kind.data()))(source);
+    let mut buffer = Vec::new();
+    for extent in extents {
+        let end = extent.first + extent.pages;
+        let mut first = extent.first;
+        while first < end {
+            let pages = (end - first).min(PIECE);
+            if !wanted(pages) {
+                return Ok(false);
+            }
+            // Not more than a piece.
+            buffer.resize(usize::try_from(pages * PAGE_BYTES).unwrap_or_default(), 0);
+            image.read(first, &mut buffer)?;
+            // Just verified: they are what is written again.
+            let sums: Vec<u32> = (first..first + pages).filter_map(|page| image.sum(page)).collect();
+            writer.summed(first, &buffer, &sums).map_err(failed)?;
+            first += pages;
+        }
+    }
+    Ok(true)
 }
 
 impl Compaction<'_> {
@@ -91,24 +124,9 @@ impl Compaction<'_> {
             .map(|source| source.build == *self.from || self.without.contains(&source.build))
             .collect();
         let mut writer = staged.writer(kind, Some(Arc::clone(&image)), header.pages())?;
-        let failed = |source| ArtifactError::object("write", &label(self.into, kind.data()))(source);
-        let mut buffer = Vec::new();
-        for extent in header.extents().filter(|extent| taken[extent.source]) {
-            let end = extent.first + extent.pages;
-            let mut first = extent.first;
-            while first < end {
-                if !(self.wanted)() {
-                    return Ok(None);
-                }
-                let pages = (end - first).min(PIECE);
-                // Not more than a piece.
-                buffer.resize(usize::try_from(pages * PAGE_BYTES).unwrap_or_default(), 0);
-                image.read(first, &mut buffer)?;
-                // Just verified: they are what is written again.
-                let sums: Vec<u32> = (first..first + pages).filter_map(|page| image.sum(page)).collect();
-                writer.summed(first, &buffer, &sums).map_err(failed)?;
-                first += pages;
-            }
+        let extents = header.extents().filter(|extent| taken[extent.source]);
+        if !take_over(&image, extents, &mut writer, staged, kind, &mut |_| (self.wanted)())? {
+            return Ok(None);
         }
         let copied = writer.stored_bytes();
         Ok(Some((writer.finish()?, copied)))

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod compaction;
+mod copy;
 mod difference;
 mod durable;
 mod error;
@@ -24,6 +25,7 @@ mod verify;
 mod writer;
 
 pub use compaction::{Compacted, Compaction};
+pub use copy::Copying;
 pub use difference::{Difference, Differing, How, difference};
 pub use error::{ArtifactError, is_loss};
 pub use image::{Image, check, load_header, sources};

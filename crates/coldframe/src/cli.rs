@@ -293,12 +293,28 @@ pub(crate) enum Build {
     /// Have a build go on, in a machine of its own that is gone afterwards: with a shell, with a command, so often to
     /// measure it, or in a debugger.
     Resume(Resume),
+    /// Take a build to another state directory, where it needs no other one, and its kernel with it.
+    Copy(BuildCopy),
     /// Keep a workshop. Started by the commands that use one, not by hand.
     #[command(hide = true)]
     Keep {
         #[command(flatten)]
         state: State,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BuildCopy {
+    #[command(flatten)]
+    pub(crate) state: State,
+    /// A build, a paused sandbox or a snapshot; `base` for what sandboxes of the base template go on from.
+    pub(crate) build: String,
+    /// The state directory that it goes to; made when there is none.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) to: PathBuf,
+    /// What it is called there, as a snapshot.
+    #[arg(long)]
+    pub(crate) name: Option<String>,
 }
 
 #[derive(Debug, Args)]

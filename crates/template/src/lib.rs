@@ -13,6 +13,7 @@
 //! an older build keeps it.
 #![forbid(unsafe_code)]
 
+mod adopt;
 mod apt;
 mod base;
 mod cpio;
@@ -33,6 +34,7 @@ mod symbols;
 mod tool;
 mod vmlinux;
 
+pub use adopt::adopt_kernel;
 pub use base::{BaseOptions, ensure_base, existing_base};
 pub use dirs::Dirs;
 pub use error::TemplateError;

@@ -1,5 +1,6 @@
 //! `coldframe build`: what builds hold and what becomes of them, without a server and beside one.
 
+mod copy;
 mod diff;
 mod ext4;
 mod files;
@@ -14,6 +15,7 @@ pub(crate) fn run(command: &Build) -> Outcome {
     match command {
         Build::Inspect(options) => inspect::run(options),
         Build::Diff(options) => diff::run(options),
+        Build::Copy(options) => copy::run(options),
         Build::Resume(options) => resume::run(options),
         Build::Keep { state } => crate::workshop::keep(&state.dir),
     }

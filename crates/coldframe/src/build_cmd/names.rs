@@ -1,7 +1,8 @@
 //! Which build is meant.
 
 use artifacts::{LocalStore, Store, load_manifest};
-use catalog::Catalog;
+use build::Manifest;
+use catalog::{Catalog, NewSnapshot, Team, TemplateName};
 use model::{BuildId, SandboxId};
 
 use crate::builds::BASE;
@@ -37,6 +38,57 @@ pub(super) fn find(state: &StateDir, store: &LocalStore, name: &str) -> Result<B
         "there is no build, paused sandbox or snapshot {name} in {}: `coldframe storage` shows what there is",
         state.root().display()
     ))
+}
+
+/// A name that a build is to have, in the catalog of a state directory: the servers of it start sandboxes from the build by
+/// that name, and keep it.
+pub(super) struct NewName {
+    catalog: Catalog,
+    team: Team,
+    name: Option<TemplateName>,
+}
+
+impl NewName {
+    /// Finds out whether it may have it; without a name it is called by a number.
+    pub(super) async fn new(state: &StateDir, name: Option<&str>) -> Result<Self, String> {
+        let parse = |name| TemplateName::parse(name).map_err(|error| format!("--name {name}: {error}"));
+        let name = name.map(parse).transpose()?;
+        let catalog = Catalog::open(&state.catalog()).await.map_err(|error| error.to_string())?;
+        let team = crate::server::DEFAULT_TEAM;
+        let team = catalog.ensure_team(team, team).await.map_err(|error| error.to_string())?;
+        if let Some(name) = &name {
+            catalog.check_snapshot_name(&team.id, name).await.map_err(|error| error.to_string())?;
+        }
+        Ok(Self { catalog, team, name })
+    }
+
+    /// Gives it to a build. What it is called then; one that is called something already keeps that.
+    pub(super) async fn give(self, manifest: &Manifest) -> Result<String, String> {
+        let Manifest { id, shape, envd_version, owner, .. } = manifest;
+        let named = self.catalog.build_names().await.map_err(|error| error.to_string())?;
+        if let Some(named) = named.into_iter().find(|named| named.build == *id) {
+            return match self.name {
+                None => Ok(named.name),
+                Some(name) if named.name == full(&self.team, &name) => Ok(named.name),
+                Some(_) => Err(format!("build {id} is called {} there already", named.name)),
+            };
+        }
+        let build = catalog::Build { id: id.clone(), shape: *shape, envd_version: envd_version.clone() };
+        // A template was never a sandbox.
+        let source = owner.clone().unwrap_or_else(SandboxId::random);
+        let snapshot = NewSnapshot { team: self.team.id, name: self.name, source, build };
+        let (snapshot, _) = self
+            .catalog
+            .put_snapshot(&snapshot)
+            .await
+            .map_err(|error| format!("build {id} was made, and no server knows it: {error}"))?;
+        Ok(snapshot.id())
+    }
+}
+
+/// A name as the catalog shows it.
+fn full(team: &Team, name: &TemplateName) -> String {
+    format!("{}/{}:{}", team.slug, name.name.to_lowercase(), name.tag_or_default())
 }
 
 /// What the catalog calls so.

@@ -21,7 +21,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::Made;
 use super::port::{self, Wanted};
 use crate::builds::{BASE, LocalBuilds};
 use crate::cli::Resume;
@@ -234,7 +233,7 @@ impl Machine<'_> {
     }
 
     /// Pauses it. The build that it became is whole, and on stable storage.
-    pub(super) async fn pause(self, memory: bool) -> Result<Made, String> {
+    pub(super) async fn pause(self, memory: bool) -> Result<Manifest, String> {
         let spec = &self.record.spec;
         let mut paused = self.bench.paused.clone();
         self.bench.node.pause(&spec.team, &spec.id, memory).await.map_err(|error| error.to_string())?;
@@ -245,8 +244,7 @@ impl Machine<'_> {
         artifacts::check(&store, &id).map_err(|error| {
             format!("what it became cannot be used; was its build deleted meanwhile? {error}")
         })?;
-        let manifest = load_manifest(&store, &id).map_err(|error| error.to_string())?;
-        Ok(Made { id, manifest })
+        load_manifest(&store, &id).map_err(|error| error.to_string())
     }
 }
 

@@ -15,17 +15,15 @@ mod process;
 use std::process::ExitCode;
 
 use artifacts::{LocalStore, load_manifest};
-use build::Manifest;
-use catalog::{Catalog, NewSnapshot, TemplateName};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::names;
+use super::names::{self, NewName};
 use crate::Outcome;
 use crate::cli::Resume;
 use crate::debug::{Debugger, Guest, kernel_in};
 use crate::state::StateDir;
 use crate::workshop::Workshop;
-use machine::{Bench, Machine};
+use machine::Bench;
 
 /// What shells do with the status of what a signal ended.
 const INTERRUPTED: u8 = 130;
@@ -101,12 +99,11 @@ async fn work(state: &StateDir, bench: &Bench, debugger: Option<&Debugger<'_>>, 
 
 /// One machine, for whatever is to be done in it.
 async fn once(state: &StateDir, bench: &Bench, options: &Resume) -> Outcome {
-    if let Some(name) = &options.name {
-        // Before there is anything to lose.
-        let name = TemplateName::parse(name).map_err(|error| format!("--name {name}: {error}"))?;
-        let (catalog, team) = catalog(state).await?;
-        catalog.check_snapshot_name(&team.id, &name).await.map_err(|error| error.to_string())?;
-    }
+    // Before there is anything to lose.
+    let name = match options.pause {
+        true => Some(NewName::new(state, options.name.as_deref()).await?),
+        false => None,
+    };
     if options.cold {
         bench.forget()?;
     }
@@ -125,47 +122,12 @@ async fn once(state: &StateDir, bench: &Bench, options: &Resume) -> Outcome {
         status = process => status?,
         () = machine.ended() => return Err("the machine has ended".into()),
     };
-    if status != 0 || !options.pause {
-        return Ok(ExitCode::from(status));
+    if status == 0
+        && let Some(name) = name
+    {
+        let made = machine.pause(!options.fs_only).await?;
+        eprintln!("snapshot  {}", name.give(&made).await?);
+        println!("{}", made.id);
     }
-    keep(state, machine, options).await?;
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Makes a build of a machine, gives it a name and prints it.
-async fn keep(state: &StateDir, machine: Machine<'_>, options: &Resume) -> Result<(), String> {
-    let source = machine.id().clone();
-    let made = machine.pause(!options.fs_only).await?;
-    let (catalog, team) = catalog(state).await?;
-    let name = options.name.as_deref().map(TemplateName::parse).transpose();
-    let name = name.map_err(|error| error.to_string())?;
-    let (build, id) = (made.build(), made.id.clone());
-    let snapshot = NewSnapshot { team: team.id, name, source, build };
-    let (snapshot, _) = catalog
-        .put_snapshot(&snapshot)
-        .await
-        .map_err(|error| format!("build {id} was made, and no server knows it: {error}"))?;
-    eprintln!("snapshot  {}", snapshot.id());
-    println!("{id}");
-    Ok(())
-}
-
-async fn catalog(state: &StateDir) -> Result<(Catalog, catalog::Team), String> {
-    let catalog = Catalog::open(&state.catalog()).await.map_err(|error| error.to_string())?;
-    let team = crate::server::DEFAULT_TEAM;
-    let team = catalog.ensure_team(team, team).await.map_err(|error| error.to_string())?;
-    Ok((catalog, team))
-}
-
-/// What a machine became.
-struct Made {
-    id: model::BuildId,
-    manifest: Manifest,
-}
-
-impl Made {
-    fn build(&self) -> catalog::Build {
-        let Manifest { shape, envd_version, .. } = &self.manifest;
-        catalog::Build { id: self.id.clone(), shape: *shape, envd_version: envd_version.clone() }
-    }
+    Ok(ExitCode::from(status))
 }
