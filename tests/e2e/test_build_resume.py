@@ -171,6 +171,74 @@ def test_a_copy_needs_nothing_of_where_it_came_from(server: Server, tmp_path: Pa
     shutil.rmtree("/var/tmp/cf-none")
 
 
+def create(server: Server, *args: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+    done = server.cli("build", "create", *args, timeout=200, check=False)
+    assert done.returncode == status, done.stdout + done.stderr
+    return done
+
+
+def test_one_is_made_of_another_with_what_runs_in_it(server: Server):
+    started = "echo starting; i=0; while true; do echo $i > /tmp/counts; i=$((i + 1)); sleep 0.2; done"
+    done = create(
+        server, "--from", "base", "--setup-cmd", "echo $(whoami) sets up; echo mine > ~/mine", "--start-cmd", started,
+        "--ready-cmd", "test -s /tmp/counts && test $(cat /tmp/counts) -ge 3", "--name", "counting",
+    )
+    build = done.stdout.strip()
+    assert "user sets up" in done.stderr and "starting" in done.stderr and "snapshot  default/counting:default" in done.stderr
+    team = {**server.sdk(), "api_key": server.env()["E2B_API_KEY"]}
+    sbx = Sandbox.create("counting", **team)
+    first = int(output(sbx, "cat /tmp/counts"))
+    assert first >= 3 and output(sbx, "cat ~/mine") == "mine"
+    wait_until(lambda: int(output(sbx, "cat /tmp/counts") or 0) > first, 20, "what was started to go on")
+    assert sbx.kill() is True
+    # Of that one, another one.
+    more = create(server, "--from", build, "--setup-cmd", "echo more >> ~/mine").stdout.strip()
+    assert resume(server, more, "--cmd", "cat ~/mine").stdout == "mine\nmore\n"
+    for wrong, why in [
+        (("--setup-cmd", "exit 5"), "the setup command ended with status 5"),
+        (("--start-cmd", "exit 6", "--ready-cmd", "false"), "the start command ended with status 6 before it was ready"),
+        (("--start-cmd", "sleep 100", "--ready-cmd", "false", "--timeout", "4"), "it was not ready within 4s"),
+        (("--setup-cmd", "sudo poweroff -f || echo o | sudo tee /proc/sysrq-trigger; sleep 30"), "the machine has ended"),
+    ]:
+        before = server.snapshots()
+        assert why in create(server, "--from", "base", *wrong, status=1).stderr
+        assert server.snapshots() == before
+    Sandbox.delete_snapshot("counting", **team)
+
+
+def test_one_is_made_of_a_directory(server: Server, tmp_path: Path):
+    root = tmp_path / "root"
+    (root / "bin").mkdir(parents=True)
+    (root / "etc").mkdir()
+    shutil.copy("/bin/busybox", root / "bin/busybox")
+    for name in ("sh", "cat", "echo", "grep", "mkdir", "chown", "test", "whoami", "uname", "nproc", "df", "stat", "sleep"):
+        (root / "bin" / name).symlink_to("busybox")
+    (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
+    (root / "etc/group").write_text("root:x:0:\n")
+    (root / "root").mkdir(mode=0o700)
+    (root / "etc/of-somebody").write_text("here")
+    os.chown(root / "etc/of-somebody", 1234, 99)
+    shape = ("--vcpus", "1", "--memory", "256", "--size", "256")
+    told = "whoami > /tmp/who; cat /etc/of-somebody; stat -c %u:%g /etc/of-somebody; echo $(whoami) in $HOME"
+    done = create(server, "--from-dir", str(root), *shape, "--setup-cmd", told)
+    assert all(what in done.stderr for what in ("here", "1234:99", "user in /home/user")), done.stderr
+    build = done.stdout.strip()
+    inspected = json.loads(server.cli("build", "inspect", build, "--validate", "--json").stdout)
+    assert inspected["problems"] == []
+    assert inspected["manifest"]["shape"] == {"vcpus": 1, "memory": 256, "disk": 256}, inspected["manifest"]["shape"]
+    # There is no bash in it, which `--cmd` is for.
+    again = create(server, "--from", build, "--setup-cmd", "cat /tmp/who; cat /proc/meminfo")
+    assert "user" in again.stderr and re.search(r"MemTotal: +2\d{5} kB", again.stderr), again.stderr
+    kernel = Path(inspected["manifest"]["boot"]["kernel"]).parent.name
+    create(server, "--from-dir", str(root), *shape, "--kernel", kernel, "--user", "root", "--setup-cmd", "test $(whoami) = root")
+    assert "it is no kernel" in create(server, "--from-dir", str(root), "--kernel", "no", status=1).stderr
+    assert "it is no kernel" in create(server, "--from-dir", str(root), "--kernel", "../kernels", status=1).stderr
+    assert "mke2fs could not make an image" in create(server, "--from-dir", "/usr", "--size", "64", status=1).stderr
+    assert "No such file" in create(server, "--from-dir", str(tmp_path / "no"), status=1).stderr
+    for wrong in ((), ("--from", "base", "--from-dir", "/"), ("--from", "base", "--memory", "512"), ("--from", "base", "--start-cmd", "x")):
+        create(server, *wrong, status=2)
+
+
 def test_several_and_a_server_at_once_do_not_see_each_other(server: Server):
     sbx = Sandbox.create(timeout=600, **server.sdk())
     port = free_port()

@@ -293,6 +293,8 @@ pub(crate) enum Build {
     /// Have a build go on, in a machine of its own that is gone afterwards: with a shell, with a command, so often to
     /// measure it, or in a debugger.
     Resume(Resume),
+    /// Make a build: of another one, or of a directory that becomes a disk, with what is started in it.
+    Create(BuildCreate),
     /// Take a build to another state directory, where it needs no other one, and its kernel with it.
     Copy(BuildCopy),
     /// Keep a workshop. Started by the commands that use one, not by hand.
@@ -301,6 +303,52 @@ pub(crate) enum Build {
         #[command(flatten)]
         state: State,
     },
+}
+
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("source").required(true).args(["from", "from_dir"])))]
+pub(crate) struct BuildCreate {
+    #[command(flatten)]
+    pub(crate) state: State,
+    /// The build, paused sandbox or snapshot that it continues; `base` for what sandboxes of the base template go on from.
+    #[arg(long, value_name = "BUILD")]
+    pub(crate) from: Option<String>,
+    /// The directory that becomes its disk, with owners and modes. A shell at /bin/sh is all that has to be in it.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) from_dir: Option<PathBuf>,
+    /// What is run in it first, to its end.
+    #[arg(long, value_name = "COMMAND")]
+    pub(crate) setup_cmd: Option<String>,
+    /// What is started then and runs on in everything that is made of it.
+    #[arg(long, value_name = "COMMAND", requires = "ready_cmd")]
+    pub(crate) start_cmd: Option<String>,
+    /// What succeeds when that is ready.
+    #[arg(long, value_name = "COMMAND")]
+    pub(crate) ready_cmd: Option<String>,
+    /// How long all of these may take.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    pub(crate) timeout: u64,
+    /// Who they run as; made where there is none, with number 1000, if it is `user`.
+    #[arg(long, default_value = "user")]
+    pub(crate) user: String,
+    /// Processors of a machine whose disk is a directory.
+    #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "from", value_parser = clap::value_parser!(u8).range(1..=32))]
+    pub(crate) vcpus: u8,
+    /// Its memory.
+    #[arg(long, value_name = "MIB", default_value_t = 512, conflicts_with = "from", value_parser = clap::value_parser!(u32).range(128..))]
+    pub(crate) memory: u32,
+    /// The size of its disk.
+    #[arg(long, value_name = "MIB", default_value_t = 8192, conflicts_with = "from", value_parser = clap::value_parser!(u32).range(64..))]
+    pub(crate) size: u32,
+    /// Its kernel, by its name in the directory `kernels`; by default that of the base template.
+    #[arg(long, value_name = "NAME", conflicts_with = "from")]
+    pub(crate) kernel: Option<String>,
+    /// Let it reach nothing.
+    #[arg(long)]
+    pub(crate) no_egress: bool,
+    /// What it is called, as a snapshot.
+    #[arg(long)]
+    pub(crate) name: Option<String>,
 }
 
 #[derive(Debug, Args)]

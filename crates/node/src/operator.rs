@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use artifacts::{LocalStore, Store};
-use control::{Goal, Start};
+use control::{BuildFiles, Goal, Start};
 use model::{BuildId, FleetError, SandboxRecord, SandboxSpec, WayBack};
 
 use crate::node::Node;
@@ -42,6 +42,14 @@ impl Node {
         way: WayBack,
     ) -> Result<SandboxRecord, FleetError> {
         self.start_from(spec, build, way).await
+    }
+
+    /// Starts a machine that boots from these files, and waits until it runs.
+    ///
+    /// # Errors
+    /// As [`model::Fleet::create`].
+    pub async fn boot(&self, spec: SandboxSpec, files: BuildFiles) -> Result<SandboxRecord, FleetError> {
+        self.start_specified(spec, Start::Boot(files)).await
     }
 
     /// Starts a machine that is held as it was in a build until a debugger has come and has left. Does not wait for it: the

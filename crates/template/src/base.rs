@@ -1,7 +1,7 @@
 //! The base template: made once, found again in no time.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use model::{BuildId, MiB, Shape, VcpuCount};
 use serde::{Deserialize, Serialize};
@@ -74,6 +74,42 @@ pub fn ensure_base(
     publish::replace(dirs, &dirs.current_base(), &pointer)?;
     progress.finish();
     load(dirs, &id)
+}
+
+/// A kernel and its initramfs, as [`ensure_base`] makes them: the one of this name among those that are there, or the one in
+/// use, which is fetched when there is none.
+///
+/// # Errors
+/// When there is none of that name, or it cannot be made; every message says what to do.
+pub fn ensure_boot_files(
+    dirs: &Dirs,
+    guest: &GuestBinaries<'_>,
+    named: Option<&str>,
+    progress: &dyn Progress,
+) -> Result<(PathBuf, PathBuf), TemplateError> {
+    publish::public_dir(dirs.root())?;
+    for dir in [dirs.cache(), dirs.kernels()] {
+        publish::public_dir(&dir)?;
+    }
+    let _lock = publish::lock(dirs)?;
+    let kernel = match named {
+        None => kernel::ensure(dirs, progress)?,
+        Some(name) => {
+            let dir = dirs.kernels().join(name);
+            // One step down, and not elsewhere.
+            let is_name = dir.file_name().is_some_and(|file| file == name);
+            is_name.then(|| Kernel::load(dir.clone())).flatten().ok_or_else(|| {
+                let why =
+                    format!("it is no kernel; those that are there are in {}", dirs.kernels().display());
+                TemplateError::damaged(&dir, why)
+            })?
+        }
+    };
+    let staging = publish::staging(dirs)?;
+    progress.step("making the initramfs");
+    let initramfs = initramfs::ensure(&kernel, guest, staging.path())?;
+    progress.finish();
+    Ok((kernel.dir.join(Kernel::VMLINUX), initramfs))
 }
 
 /// A hash of everything that a change of must lead to a new build.

@@ -35,6 +35,7 @@ mod tool;
 mod vmlinux;
 
 pub use adopt::adopt_kernel;
+pub use base::ensure_boot_files;
 pub use base::{BaseOptions, ensure_base, existing_base};
 pub use dirs::Dirs;
 pub use error::TemplateError;

@@ -1,11 +1,15 @@
 //! `coldframe build`: what builds hold and what becomes of them, without a server and beside one.
 
 mod copy;
+mod create;
 mod diff;
 mod ext4;
 mod files;
 mod inspect;
+mod machine;
 mod names;
+mod port;
+mod process;
 mod resume;
 
 use crate::Outcome;
@@ -15,6 +19,7 @@ pub(crate) fn run(command: &Build) -> Outcome {
     match command {
         Build::Inspect(options) => inspect::run(options),
         Build::Diff(options) => diff::run(options),
+        Build::Create(options) => create::run(options),
         Build::Copy(options) => copy::run(options),
         Build::Resume(options) => resume::run(options),
         Build::Keep { state } => crate::workshop::keep(&state.dir),

@@ -1,15 +1,17 @@
 //! How long each phase of a resume takes.
 
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use super::machine::Bench;
+use crate::Outcome;
 use crate::bench::phases;
 use crate::bench::report::Samples;
+use crate::build_cmd::machine::Bench;
 
 /// Resumes the build so often, one machine after the other, and shows how long each phase took.
-pub(super) async fn run(bench: &Bench, count: usize, cold: bool) -> Result<(), String> {
+pub(super) async fn run(bench: &Bench, count: usize, cold: bool) -> Outcome {
     bench.describe();
     let mut measured = Measured::default();
     for _ in 0..count {
@@ -17,7 +19,7 @@ pub(super) async fn run(bench: &Bench, count: usize, cold: bool) -> Result<(), S
             bench.forget()?;
         }
         let (asked, begun) = (Timestamp::now(), Instant::now());
-        let machine = bench.resume().await?;
+        let machine = bench.start().await?;
         let whole = begun.elapsed();
         // One that boots from its disk was not resumed.
         if let Some(resumed) = phases::read(machine.dir(), phases::RESUMED)? {
@@ -34,7 +36,7 @@ pub(super) async fn run(bench: &Bench, count: usize, cold: bool) -> Result<(), S
     for (name, samples) in &measured.0 {
         samples.print(name);
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Times by what took them, in the order in which that comes.

@@ -8,25 +8,20 @@
 //! Whatever becomes of this command, nothing is left but a build that it has printed: see [`crate::workshop`].
 
 mod iterations;
-mod machine;
-mod port;
-mod process;
 
 use std::process::ExitCode;
 
 use artifacts::{LocalStore, load_manifest};
-use tokio::signal::unix::{SignalKind, signal};
+use control::Prefetch;
+use model::WayBack;
 
+use super::machine::{Bench, Settings, Source, interruptible, on_a_bench};
 use super::names::{self, NewName};
+use super::process;
 use crate::Outcome;
 use crate::cli::Resume;
 use crate::debug::{Debugger, Guest, kernel_in};
 use crate::state::StateDir;
-use crate::workshop::Workshop;
-use machine::Bench;
-
-/// What shells do with the status of what a signal ended.
-const INTERRUPTED: u8 = 130;
 
 pub(super) fn run(options: &Resume) -> Outcome {
     refuse(options)?;
@@ -40,21 +35,19 @@ pub(super) fn run(options: &Resume) -> Outcome {
     } else {
         None
     };
-    let mut workshop = Workshop::open(&state)?;
-    // Dropped before the workshop: nothing is made any more when that is removed.
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| format!("starting the runtime: {error}"))?;
-    let outcome = runtime.block_on(async {
-        let bench = Bench::start(&state, &workshop, manifest, options).await?;
-        let work = work(&state, &bench, debugger.as_ref(), options);
-        tokio::select! {
-            outcome = work => outcome,
-            why = workshop.abandoned() => Err(why),
-        }
-    });
-    // What is typed is waited for on a thread that cannot be interrupted.
-    runtime.shutdown_background();
-    outcome
+    let settings = Settings {
+        prefetch: if options.no_prefetch { Prefetch::Nothing } else { Prefetch::WorkingSet },
+        way: if options.reboot { WayBack::Reboot } else { WayBack::Best },
+        egress: !(options.no_egress || options.gdb),
+    };
+    on_a_bench(&state, Source::Build(Box::new(manifest)), settings, async |bench| match &debugger {
+        // What is typed to interrupt is for the guest.
+        Some(debugger) => debug(bench, debugger, options).await,
+        None => match options.iterations {
+            Some(count) => interruptible(iterations::run(bench, count.get(), options.cold)).await,
+            None => interruptible(once(&state, bench, options)).await,
+        },
+    })
 }
 
 /// What does not go together, and is not said by the rules of the options.
@@ -72,29 +65,13 @@ fn refuse(options: &Resume) -> Result<(), String> {
     }
 }
 
-async fn work(state: &StateDir, bench: &Bench, debugger: Option<&Debugger<'_>>, options: &Resume) -> Outcome {
-    if let Some(debugger) = debugger {
-        let held = bench.hold().await?;
-        let _ports = bench.serve_ports(options.proxy_port).await?;
-        bench.describe();
-        let guest = Guest { name: format!("build {}", bench.build()), afterwards: "its machine is gone" };
-        eprintln!("sandbox   {}", held.id);
-        return debugger.session(&held.dir, &guest).await;
-    }
-    let failed = |error: std::io::Error| format!("listening to signals: {error}");
-    let mut interrupts = signal(SignalKind::interrupt()).map_err(failed)?;
-    let mut ends = signal(SignalKind::terminate()).map_err(failed)?;
-    let done = async {
-        if let Some(count) = options.iterations {
-            return iterations::run(bench, count.get(), options.cold).await.map(|()| ExitCode::SUCCESS);
-        }
-        once(state, bench, options).await
-    };
-    tokio::select! {
-        outcome = done => outcome,
-        _ = interrupts.recv() => Ok(ExitCode::from(INTERRUPTED)),
-        _ = ends.recv() => Err("terminated".into()),
-    }
+async fn debug(bench: &Bench, debugger: &Debugger<'_>, options: &Resume) -> Outcome {
+    let held = bench.hold().await?;
+    let _ports = bench.serve_ports(options.proxy_port).await?;
+    bench.describe();
+    let guest = Guest { name: format!("build {}", bench.build()), afterwards: "its machine is gone" };
+    eprintln!("sandbox   {}", held.id);
+    debugger.session(&held.dir, &guest).await
 }
 
 /// One machine, for whatever is to be done in it.
@@ -107,7 +84,7 @@ async fn once(state: &StateDir, bench: &Bench, options: &Resume) -> Outcome {
     if options.cold {
         bench.forget()?;
     }
-    let machine = bench.resume().await?;
+    let machine = bench.start().await?;
     let _ports = bench.serve_ports(options.proxy_port).await?;
     bench.describe();
     eprintln!("sandbox   {}", machine.id());
@@ -118,10 +95,7 @@ async fn once(state: &StateDir, bench: &Bench, options: &Resume) -> Outcome {
             (None, true) => Ok(0),
         }
     };
-    let status = tokio::select! {
-        status = process => status?,
-        () = machine.ended() => return Err("the machine has ended".into()),
-    };
+    let status = machine.unless_it_ends(process).await?;
     if status == 0
         && let Some(name) = name
     {

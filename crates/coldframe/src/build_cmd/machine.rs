@@ -1,9 +1,11 @@
 //! The machines of one workshop.
 
+use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::num::NonZeroU16;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,19 +13,21 @@ use artifacts::{LocalStore, load_manifest};
 use async_trait::async_trait;
 use axum::Router;
 use build::Manifest;
+use control::{Accel, BuildFiles, Prefetch};
 use model::{
-    BuildId, ENVD_PORT, Fleet, MiB, PausedSandbox, SandboxId, SandboxRecord, SandboxSpec, TeamId, TemplateId,
-    WayBack,
+    BuildId, ENVD_PORT, Fleet, MiB, PausedSandbox, SandboxId, SandboxRecord, SandboxSpec, Shape, TeamId,
+    TemplateId, WayBack,
 };
 use network::{Dialer, guest};
 use node::{Node, NodeConfig, NodeMetrics};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::port::{self, Wanted};
+use crate::Outcome;
 use crate::builds::{BASE, LocalBuilds};
-use crate::cli::Resume;
 use crate::reach::Reach;
 use crate::state::StateDir;
 use crate::workshop::Workshop;
@@ -41,41 +45,123 @@ const INIT: Duration = Duration::from_secs(20);
 /// A guest that is up answers at once; one that is starved takes a while.
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// A node by itself, for machines that go on from one build.
+/// The name of a disk that is made of a directory, among those of sandboxes.
+const DISK: &str = "disk.ext4";
+/// What shells do with the status of what a signal ended.
+const INTERRUPTED: u8 = 130;
+
+/// What machines are made of.
+pub(super) enum Source {
+    /// They go on from it.
+    Build(Box<Manifest>),
+    /// They boot from a disk that is made of it.
+    Directory(Box<Directory>),
+}
+
+/// A directory and what boots it.
+pub(super) struct Directory {
+    /// What it is called meanwhile.
+    pub(super) id: BuildId,
+    pub(super) path: PathBuf,
+    pub(super) kernel: PathBuf,
+    pub(super) initrd: PathBuf,
+    pub(super) shape: Shape,
+    pub(super) accel: Accel,
+}
+
+impl Source {
+    fn shape(&self) -> Shape {
+        match self {
+            Self::Build(manifest) => manifest.shape,
+            Self::Directory(directory) => directory.shape,
+        }
+    }
+
+    fn accel(&self) -> Result<Accel, String> {
+        match self {
+            Self::Directory(directory) => Ok(directory.accel),
+            Self::Build(manifest) => match manifest.vmm.accel.as_str() {
+                "tcg" => Ok(Accel::Tcg),
+                "kvm" => Ok(Accel::Kvm),
+                other => Err(format!("build {} is of a machine that runs on {other}", manifest.id)),
+            },
+        }
+    }
+}
+
+/// How they are started.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Settings {
+    pub(super) prefetch: Prefetch,
+    pub(super) way: WayBack,
+    /// Whether they reach the internet.
+    pub(super) egress: bool,
+}
+
+/// Does something with a bench in a workshop of its own. Whatever it does, nothing of the workshop is left afterwards.
+pub(super) fn on_a_bench(
+    state: &StateDir,
+    source: Source,
+    settings: Settings,
+    work: impl AsyncFnOnce(&Bench) -> Outcome,
+) -> Outcome {
+    let mut workshop = Workshop::open(state)?;
+    // Ends before the workshop: nothing is made any more when that is removed.
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| format!("starting the runtime: {error}"))?;
+    let outcome = runtime.block_on(async {
+        let bench = Bench::new(state, &workshop, source, settings).await?;
+        tokio::select! {
+            outcome = work(&bench) => outcome,
+            why = workshop.abandoned() => Err(why),
+        }
+    });
+    // What is typed is waited for on a thread that cannot be interrupted.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Does something until it is done or somebody interrupts it.
+pub(super) async fn interruptible(work: impl Future<Output = Outcome>) -> Outcome {
+    let failed = |error: io::Error| format!("listening to signals: {error}");
+    let mut interrupts = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut ends = signal(SignalKind::terminate()).map_err(failed)?;
+    tokio::select! {
+        outcome = work => outcome,
+        _ = interrupts.recv() => Ok(ExitCode::from(INTERRUPTED)),
+        _ = ends.recv() => Err("terminated".into()),
+    }
+}
+
+/// A node by itself, for machines that are made of the same.
 pub(super) struct Bench {
     node: Node,
     store: PathBuf,
-    manifest: Manifest,
+    source: Source,
+    /// Where the disk is that was made of a directory.
+    disk: PathBuf,
+    settings: Settings,
     paused: watch::Receiver<Option<PausedSandbox>>,
     dialer: Dialer,
-    way: WayBack,
-    egress: bool,
 }
 
 impl Bench {
-    pub(super) async fn start(
+    async fn new(
         state: &StateDir,
         workshop: &Workshop,
-        manifest: Manifest,
-        options: &Resume,
+        source: Source,
+        settings: Settings,
     ) -> Result<Self, String> {
-        let accel = match manifest.vmm.accel.as_str() {
-            "tcg" => control::Accel::Tcg,
-            "kvm" => control::Accel::Kvm,
-            other => return Err(format!("build {} is of a machine that runs on {other}", manifest.id)),
-        };
-        let prefetch =
-            if options.no_prefetch { control::Prefetch::Nothing } else { control::Prefetch::WorkingSet };
         let config = NodeConfig {
             sandboxes: workshop.sandboxes(),
             store: state.store(),
             binary: "/proc/self/exe".into(),
             tag: workshop.tag(),
-            accel,
-            prefetch,
+            accel: source.accel()?,
+            prefetch: settings.prefetch,
             dns: vec![Ipv4Addr::new(1, 1, 1, 1), Ipv4Addr::new(8, 8, 8, 8)],
             max_sandboxes: 1,
-            memory: MiB(manifest.shape.memory.0.saturating_add(OVERHEAD.0)),
+            memory: MiB(source.shape().memory.0.saturating_add(OVERHEAD.0)),
             concurrent_starts: 1,
             start_queue: 1,
             start_patience: crate::server::START_PATIENCE,
@@ -89,21 +175,36 @@ impl Bench {
         let node = Node::start(config, builds, Arc::new(OneRecord(told)), NodeMetrics::default()).await;
         let node = node.map_err(|error| error.to_string())?;
         let dialer = Dialer::new().map_err(|error| format!("starting the dialer: {error}"))?;
-        let way = if options.reboot { WayBack::Reboot } else { WayBack::Best };
-        let egress = !(options.no_egress || options.gdb);
-        Ok(Self { node, store: state.store(), manifest, paused, dialer, way, egress })
+        let disk = workshop.sandboxes().join(DISK);
+        if let Source::Directory(directory) = &source {
+            let (path, disk, size) = (directory.path.clone(), disk.clone(), directory.shape.disk.bytes());
+            let made = tokio::task::spawn_blocking(move || disk::ext4::make_image(&path, &disk, size)).await;
+            made.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+        }
+        Ok(Self { node, store: state.store(), source, disk, settings, paused, dialer })
     }
 
     pub(super) fn build(&self) -> &BuildId {
-        &self.manifest.id
+        match &self.source {
+            Source::Build(manifest) => &manifest.id,
+            Source::Directory(directory) => &directory.id,
+        }
     }
 
     /// Starts a machine and waits until it runs.
-    pub(super) async fn resume(&self) -> Result<Machine<'_>, String> {
-        let started = self.node.start_build(self.specification()?, self.build(), self.way).await;
+    pub(super) async fn start(&self) -> Result<Machine<'_>, String> {
+        let (spec, way) = (self.specification()?, self.settings.way);
+        let started = match &self.source {
+            Source::Build(manifest) => self.node.start_build(spec, &manifest.id, way).await,
+            Source::Directory(directory) => {
+                let Directory { kernel, initrd, .. } = &**directory;
+                let (kernel, initrd, rootfs) = (kernel.clone(), initrd.clone(), self.disk.clone());
+                self.node.boot(spec, BuildFiles { kernel, initrd, rootfs }).await
+            }
+        };
         let record = started.map_err(|error| error.to_string())?;
         if let Some(why) = &record.rebooted
-            && self.way != WayBack::Reboot
+            && way != WayBack::Reboot
         {
             eprintln!("coldframe: the machine was booted from its disk: {why}");
         }
@@ -120,9 +221,10 @@ impl Bench {
 
     /// Has the host forget what it has in memory of the build.
     pub(super) fn forget(&self) -> Result<(), String> {
+        let Source::Build(manifest) = &self.source else { return Ok(()) };
         let failed = |error: &dyn std::fmt::Display| format!("forgetting what is in memory of it: {error}");
         let store = LocalStore::open(&self.store).map_err(|error| failed(&error))?;
-        let sources = artifacts::sources(&store, &self.manifest).map_err(|error| failed(&error))?;
+        let sources = artifacts::sources(&store, manifest).map_err(|error| failed(&error))?;
         for build in sources.iter().chain([self.build()]) {
             store.forget(build).map_err(|error| failed(&error))?;
         }
@@ -131,7 +233,8 @@ impl Bench {
 
     /// Says what it is.
     pub(super) fn describe(&self) {
-        let Manifest { id, vmm, shape, boot, .. } = &self.manifest;
+        let Source::Build(manifest) = &self.source else { return };
+        let Manifest { id, vmm, shape, boot, .. } = &**manifest;
         eprintln!("build     {id}");
         eprintln!(
             "machine   {} {} ({}), processors: {}, memory: {}, disk: {}",
@@ -164,10 +267,10 @@ impl Bench {
         let failed = |error: &dyn std::fmt::Display| error.to_string();
         let team: TeamId = OPERATOR.parse().map_err(|error| failed(&error))?;
         let template: TemplateId = BASE.parse().map_err(|error| failed(&error))?;
-        let mut spec = SandboxSpec::new(team, template, self.build().clone(), self.manifest.shape);
+        let mut spec = SandboxSpec::new(team, template, self.build().clone(), self.source.shape());
         spec.end_at = spec.end_at.checked_add(LIFE).map_err(|error| failed(&error))?;
         spec.timeout_secs = LIFE.as_secs();
-        spec.network.allow_internet = self.egress;
+        spec.network.allow_internet = self.settings.egress;
         spec.network.allow_public_traffic = true;
         Ok(spec)
     }
@@ -216,8 +319,19 @@ impl Machine<'_> {
         connected.map_err(|error| format!("connecting to the guest's daemon: {error}"))
     }
 
+    /// Does something in it; its end is an error.
+    pub(super) async fn unless_it_ends<T>(
+        &self,
+        work: impl Future<Output = Result<T, String>>,
+    ) -> Result<T, String> {
+        tokio::select! {
+            outcome = work => outcome,
+            () = self.ended() => Err("the machine has ended".into()),
+        }
+    }
+
     /// Returns when it has ended, whatever its end was.
-    pub(super) async fn ended(&self) {
+    async fn ended(&self) {
         // From before the look.
         let mut ended = self.bench.node.ended();
         while self.bench.node.reach(self.id()).is_some() {

@@ -21,10 +21,57 @@ const TERMINAL: &str = "xterm-256color";
 
 /// Runs a command with the guest's shell. Its status.
 pub(super) async fn command(machine: &Machine<'_>, user: &str, text: &str) -> Result<u8, String> {
-    let process = json!({ "cmd": "/bin/bash", "args": ["-l", "-c", text] });
+    follow(started(machine, user, &["/bin/bash", "-l", "-c", text]).await?, Shown::Ours, None).await
+}
+
+/// The same with the shell that every guest has, and without using our standard output. Its status.
+pub(super) async fn script(
+    machine: &Machine<'_>,
+    user: &str,
+    text: &str,
+    shown: Shown,
+) -> Result<u8, String> {
+    follow(started(machine, user, &["/bin/sh", "-c", text]).await?, shown, None).await
+}
+
+async fn started(machine: &Machine<'_>, user: &str, words: &[&str]) -> Result<Events, String> {
+    let process = json!({ "cmd": words.first(), "args": words.get(1..) });
     let mut guest = connect(machine, user).await?;
-    let events = exec::start(&mut guest, &json!({ "process": process, "stdin": false })).await?;
-    follow(events, None).await
+    exec::start(&mut guest, &json!({ "process": process, "stdin": false })).await
+}
+
+/// Starts the same and does not wait for its end.
+pub(super) async fn running(machine: &Machine<'_>, user: &str, text: &str) -> Result<Running, String> {
+    let events = started(machine, user, &["/bin/sh", "-c", text]).await?;
+    Ok(Running(tokio::spawn(follow(events, Shown::Aside, None))))
+}
+
+/// A process that runs on when nobody looks any more.
+#[derive(Debug)]
+pub(super) struct Running(tokio::task::JoinHandle<Result<u8, String>>);
+
+impl Running {
+    /// Its status, when it has ended.
+    pub(super) async fn ended(&mut self) -> Result<u8, String> {
+        (&mut self.0).await.map_err(|error| error.to_string())?
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Where what a process prints is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shown {
+    /// Each output as ours.
+    Ours,
+    /// All of it as our standard error.
+    Aside,
+    /// Nowhere.
+    Not,
 }
 
 /// Runs a shell until it ends: on our terminal, or with what comes in.
@@ -46,7 +93,7 @@ pub(super) async fn shell(machine: &Machine<'_>, user: &str) -> Result<u8, Strin
         Input::Pipe => None,
     };
     let typing = connect(machine, user).await?;
-    follow(events, Some((typing, input))).await
+    follow(events, Shown::Ours, Some((typing, input))).await
 }
 
 async fn connect(machine: &Machine<'_>, user: &str) -> Result<Connection, String> {
@@ -54,7 +101,11 @@ async fn connect(machine: &Machine<'_>, user: &str) -> Result<Connection, String
 }
 
 /// Shows what a process prints, has it read what is typed, and returns its status.
-async fn follow(mut events: Events, mut typing: Option<(Connection, Input)>) -> Result<u8, String> {
+async fn follow(
+    mut events: Events,
+    shown: Shown,
+    mut typing: Option<(Connection, Input)>,
+) -> Result<u8, String> {
     let mut typist = None;
     loop {
         match events.next().await? {
@@ -64,8 +115,11 @@ async fn follow(mut events: Events, mut typing: Option<(Connection, Input)>) -> 
                     typist = Some(Typist(tokio::spawn(typed(connection, pid, input))));
                 }
             }
-            Event::Output(bytes) => show(&mut io::stdout(), &bytes)?,
-            Event::Error(bytes) => show(&mut io::stderr(), &bytes)?,
+            Event::Output(bytes) if shown == Shown::Ours => show(&mut io::stdout(), &bytes)?,
+            Event::Output(bytes) | Event::Error(bytes) if shown != Shown::Not => {
+                show(&mut io::stderr(), &bytes)?;
+            }
+            Event::Output(_) | Event::Error(_) => {}
             Event::Exited(status) => {
                 drop(typist);
                 return Ok(u8::try_from(status).unwrap_or(NOT_EXITED));
