@@ -24,10 +24,10 @@ from e2b import Sandbox
 from harness.damage import flip
 from harness.guest import output
 from harness.kernel import FAULT, KCORE, agrees_with
-from harness.processes import is_alive
+from harness.processes import is_alive, processes
 from harness.server import Server, binary, free_port, sibling, state_root
 from harness.waiting import wait_until
-from harness.workshops import PLACES, Command, held, wait_until_gone
+from harness.workshops import PLACES, Command, held, tag, wait_until_gone
 
 #: gdb reads half a gigabyte of symbols, the first time slowly.
 PATIENCE = 240
@@ -365,11 +365,31 @@ def test_macros_of_a_file_take_the_place_of_ours(server: Server, tmp_path: Path)
     assert "Undefined command" in server.cli("build", "resume", *told, "--gdb-exec", "fc-curr", check=False, timeout=PATIENCE).stderr
 
 
+@pytest.mark.timeout(PATIENCE)
+def test_another_vmm_takes_over_when_it_is_of_the_same_version(server: Server):
+    usual = Path(shutil.which("qemu-system-x86_64"))
+    # Where the user of a VMM may go.
+    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="cf-") as place:
+        Path(place).chmod(0o755)
+        same, other = Path(place) / "vmm", Path(place) / "other"
+        shutil.copy(usual, same)
+        command = Command(server, "base", "--gdb", "--gdb-vmm", str(same), "--gdb-exec", "shell sleep 1000")
+        wait_until(lambda: "gdb" in command.children(), PATIENCE, "gdb to be there")
+        group = f"/coldframe-{tag(server, command.place())}/"
+        assert "vmm" in {process.name for process in processes() if group in process.cgroup}
+        command.kill()
+        other.write_bytes(same.read_bytes().replace(b"7.2.", b"7.3."))
+        other.chmod(0o755)
+        said = resume(server, "base", "--gdb", "--gdb-vmm", str(other), "--gdb-exec", "quit", status=1).stderr
+        assert "does not run" in said or "another kind of machine" in said, said
+        assert str(Path(place) / "none") in resume(server, "base", "--gdb", "--gdb-vmm", f"{place}/none", "--gdb-exec", "quit", status=1).stderr
+
+
 def test_what_does_not_go_together_is_refused_by_name(server: Server, tmp_path: Path):
     for option in (("--pause",), ("--cmd", "true"), ("--iterations", "3"), ("--reboot",)):
         done = server.cli("build", "resume", "base", "--gdb", *option, check=False)
         assert done.returncode == 2 and "'--gdb'" in done.stderr and option[0] in done.stderr
-    for option in (("--gdb-exec", "quit"), ("--gdb-script", "x"), ("--gdb-symbols", "x"), ("--gdb-macros", "x")):
+    for option in (("--gdb-exec", "quit"), ("--gdb-script", "x"), ("--gdb-symbols", "x"), ("--gdb-macros", "x"), ("--gdb-vmm", "x")):
         assert f"{option[0]} is for --gdb" in resume(server, "base", *option, status=1).stderr
     assert "--pause" in resume(server, "base", "--fs-only", status=2).stderr
     assert "--pause" in resume(server, "base", "--name", "x", status=2).stderr

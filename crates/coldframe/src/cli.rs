@@ -408,6 +408,9 @@ pub(crate) struct Resume {
     /// Hold it before its first instruction and hand it to gdb. It reaches nothing.
     #[arg(long, conflicts_with_all = ["cmd", "iterations", "pause", "reboot"])]
     pub(crate) gdb: bool,
+    /// The VMM's program, in place of the usual one; of the same version, or it cannot take over the machine.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) gdb_vmm: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) told: Gdb,
 }

@@ -124,6 +124,7 @@ pub(crate) fn config(options: &Up, state: &StateDir, accel: control::Accel) -> R
         binary: "/proc/self/exe".into(),
         tag: state.tag(),
         accel,
+        vmm: None,
         prefetch: match options.prefetch {
             PrefetchChoice::WorkingSet => control::Prefetch::WorkingSet,
             PrefetchChoice::Everything => control::Prefetch::Everything,

@@ -165,6 +165,9 @@ pub struct Launch {
     pub limits: CgroupLimits,
     /// User and group that the VMM runs as, used by no other sandbox.
     pub vmm_uid: u32,
+    /// The VMM's program, in place of the one that is found in `PATH`.
+    #[serde(default)]
+    pub vmm: Option<PathBuf>,
     /// Name servers of the guest.
     pub dns: Vec<Ipv4Addr>,
     /// Start deadlines.

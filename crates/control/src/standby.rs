@@ -26,6 +26,9 @@ pub struct Standby {
     pub limits: CgroupLimits,
     /// User and group that the VMM runs as.
     pub vmm_uid: u32,
+    /// The VMM's program, in place of the one that is found in `PATH`.
+    #[serde(default)]
+    pub vmm: Option<PathBuf>,
 }
 
 /// Which sandbox a machine becomes.
@@ -75,6 +78,7 @@ impl Launch {
             cgroup: self.cgroup.clone(),
             limits: self.limits,
             vmm_uid: self.vmm_uid,
+            vmm: self.vmm.clone(),
         }
     }
 }

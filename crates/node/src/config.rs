@@ -26,6 +26,8 @@ pub struct NodeConfig {
     pub tag: network::InstanceTag,
     /// How guest instructions are executed.
     pub accel: Accel,
+    /// The VMM's program, in place of the one that is found in `PATH`.
+    pub vmm: Option<PathBuf>,
     /// What of a build's memory is brought before it is touched.
     pub prefetch: Prefetch,
     /// Name servers of the guests.

@@ -50,5 +50,6 @@ mod wake;
 pub use config::{Builds, NodeConfig};
 pub use metrics::NodeMetrics;
 pub use node::{Node, NodeError, Reachable};
+pub use operator::Held;
 pub use paused::Records;
 pub use remove::remove_everything;

@@ -134,6 +134,7 @@ impl Node {
             cgroup: cgroup_of(config, &name),
             limits: limits(shape),
             vmm_uid: vmm_uid(config, slot.index()),
+            vmm: config.vmm.clone(),
         };
         let mut holdings = Holdings {
             id,

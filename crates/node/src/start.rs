@@ -192,6 +192,7 @@ impl Node {
             cgroup,
             limits: limits(spec.shape),
             vmm_uid: vmm_uid(config, slot),
+            vmm: config.vmm.clone(),
             dns: config.dns.clone(),
             deadlines: Deadlines { ready_ms: millis(config.ready), init_ms: millis(config.init) },
         }

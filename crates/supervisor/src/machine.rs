@@ -273,6 +273,7 @@ async fn stand(
             Accel::Kvm => vmm::Accel::Kvm,
             Accel::Tcg => vmm::Accel::Tcg,
         },
+        program: wanted.vmm.clone(),
         confinement: Confinement {
             user: Some((wanted.vmm_uid, group_of(wanted))),
             cgroup_procs: Some(procs),

@@ -135,7 +135,7 @@ pub enum VmmError {
     #[error("cannot start {program}: {source}")]
     Spawn {
         /// The program.
-        program: &'static str,
+        program: String,
         /// Why.
         source: io::Error,
     },

@@ -28,6 +28,8 @@ pub struct Machine {
     pub console: OwnedFd,
     /// What executes its instructions.
     pub accel: Accel,
+    /// The monitor's program, in place of the one that is found in `PATH`.
+    pub program: Option<PathBuf>,
     /// What the monitor is not allowed to do.
     pub confinement: Confinement,
 }

@@ -116,7 +116,9 @@ class Command:
 
     def place(self) -> int:
         """The number of the place that it uses."""
-        supervisor = Path(f"/proc/{self.children()['supervisor']}/cmdline").read_text()
+        # It is a child of a thread, and of another one when that is gone.
+        pid = wait_until(lambda: self.children().get("supervisor"), 10, "its supervisor")
+        supervisor = Path(f"/proc/{pid}/cmdline").read_text()
         return int(re.search(r"/run/workshops/(\d+)/", supervisor)[1])
 
     def run(self, command: str, user: str = "root", sandbox: str = "") -> str:

@@ -171,6 +171,7 @@ impl Build {
             mac: guest::GUEST_MAC,
             console: theirs.into(),
             accel,
+            program: None,
             confinement: Confinement::default(),
         })
     }

@@ -47,8 +47,12 @@ pub(super) fn run(options: &BuildCreate) -> Outcome {
         // The rules of the options ask for one.
         (None, None) => return Err("--from or --from-dir is needed".into()),
     };
-    let settings =
-        Settings { prefetch: Prefetch::WorkingSet, way: WayBack::Best, egress: !options.no_egress };
+    let settings = Settings {
+        prefetch: Prefetch::WorkingSet,
+        way: WayBack::Best,
+        vmm: None,
+        egress: !options.no_egress,
+    };
     on_a_bench(&state, source, settings, async |bench| interruptible(make(&state, bench, options)).await)
 }
 

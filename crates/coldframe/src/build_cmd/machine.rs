@@ -19,7 +19,7 @@ use model::{
     TemplateId, WayBack,
 };
 use network::{Dialer, guest};
-use node::{Node, NodeConfig, NodeMetrics};
+use node::{Held, Node, NodeConfig, NodeMetrics};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -90,10 +90,12 @@ impl Source {
 }
 
 /// How they are started.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Settings {
     pub(super) prefetch: Prefetch,
     pub(super) way: WayBack,
+    /// The VMM, in place of the usual one.
+    pub(super) vmm: Option<PathBuf>,
     /// Whether they reach the internet.
     pub(super) egress: bool,
 }
@@ -158,6 +160,7 @@ impl Bench {
             binary: "/proc/self/exe".into(),
             tag: workshop.tag(),
             accel: source.accel()?,
+            vmm: settings.vmm.clone(),
             prefetch: settings.prefetch,
             dns: vec![Ipv4Addr::new(1, 1, 1, 1), Ipv4Addr::new(8, 8, 8, 8)],
             max_sandboxes: 1,
@@ -213,10 +216,8 @@ impl Bench {
 
     /// Starts a machine that a debugger sets going.
     pub(super) async fn hold(&self) -> Result<Held, String> {
-        let spec = self.specification()?;
-        let id = spec.id.clone();
-        let dir = self.node.hold_build(spec, self.build()).await.map_err(|error| error.to_string())?;
-        Ok(Held { id, dir })
+        let held = self.node.hold_build(self.specification()?, self.build()).await;
+        held.map_err(|error| error.to_string())
     }
 
     /// Has the host forget what it has in memory of the build.
@@ -286,13 +287,6 @@ async fn listen(Wanted { port, asked_for }: Wanted) -> Result<TcpListener, Strin
         listening => listening,
     };
     listening.map_err(|error| format!("listening on {}: {error}; --proxy-port says where else", on(port)))
-}
-
-/// A machine that waits for a debugger.
-pub(super) struct Held {
-    pub(super) id: SandboxId,
-    /// Where its supervisor answers.
-    pub(super) dir: PathBuf,
 }
 
 /// A machine that runs.

@@ -18,7 +18,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use control::{Client, ClientError, DEBUGGER_FILE, Launch, Start};
+use control::{Client, ClientError, DEBUGGER_FILE, Debugging, Launch, Start};
 use model::BuildId;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -48,7 +48,8 @@ pub(crate) fn run(options: &Debug) -> Outcome {
         eprintln!("build     {build}");
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(|error| error.to_string())?.block_on(debugger.session(&dir, &guest))
+    let runtime = runtime.map_err(|error| error.to_string())?;
+    runtime.block_on(async { debugger.connect(&dir, &guest).await?.session().await })
 }
 
 /// The kernel that the guest runs.
@@ -97,38 +98,15 @@ impl<'a> Debugger<'a> {
         Ok(Self { kernel, symbols, cache: state.root().join("cache/gdb"), told })
     }
 
-    /// Runs gdb for as long as the supervisor of the directory `dir` lets it in.
-    pub(crate) async fn session(&self, dir: &Path, guest: &Guest) -> Outcome {
-        // gdb has the terminal: what is typed at it interrupts the guest, not us.
-        let mut interrupts = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
-        let mut ends = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
+    /// Has the supervisor of the directory `dir` let gdb in.
+    pub(crate) async fn connect<'b>(&'b self, dir: &Path, guest: &'b Guest) -> Result<Connected<'b>, String> {
         let script = self.script(&dir.join(DEBUGGER_FILE))?;
-        let mut debugging = Client::new(dir).debugger().await.map_err(|error| match error {
+        let debugging = Client::new(dir).debugger().await.map_err(|error| match error {
             ClientError::Dead { .. } => format!("{} does not run here any more", guest.name),
             ClientError::Refused { message, .. } => format!("{}: {message}", guest.name),
             error => error.to_string(),
         })?;
-        let mut gdb = self
-            .gdb(&script)
-            .spawn()
-            .map_err(|error| format!("running setpriv: {error}; it is in the Debian package util-linux"))?;
-        loop {
-            tokio::select! {
-                ended = gdb.wait() => {
-                    let status = ended.map_err(|error| format!("waiting for gdb: {error}"))?;
-                    if let Some(signal) = status.signal() {
-                        return Err(format!("gdb was ended by signal {signal}; {}", guest.afterwards));
-                    }
-                    if status.code() == Some(NO_PROGRAM) {
-                        return Err("gdb cannot be run; it is in the Debian package gdb".into());
-                    }
-                    return Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from));
-                }
-                () = debugging.ended() => return Err(format!("{} has ended", guest.name)),
-                _ = ends.recv() => return Err(format!("terminated; {}", guest.afterwards)),
-                _ = interrupts.recv() => {}
-            }
-        }
+        Ok(Connected { debugger: self, guest, script, debugging })
     }
 
     /// Writes what gdb is told first, and says how to do the same by hand.
@@ -166,5 +144,46 @@ impl<'a> Debugger<'a> {
             gdb.arg("-batch").stdin(std::process::Stdio::null());
         }
         gdb
+    }
+}
+
+/// A machine that lets gdb in.
+#[derive(Debug)]
+pub(crate) struct Connected<'a> {
+    debugger: &'a Debugger<'a>,
+    guest: &'a Guest,
+    script: Script,
+    debugging: Debugging,
+}
+
+impl Connected<'_> {
+    /// Runs gdb for as long as it is let in.
+    pub(crate) async fn session(mut self) -> Outcome {
+        let guest = self.guest;
+        // gdb has the terminal: what is typed at it interrupts the guest, not us.
+        let mut interrupts = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
+        let mut ends = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
+        let mut gdb =
+            self.debugger.gdb(&self.script).spawn().map_err(|error| {
+                format!("running setpriv: {error}; it is in the Debian package util-linux")
+            })?;
+        loop {
+            tokio::select! {
+                ended = gdb.wait() => {
+                    let status = ended.map_err(|error| format!("waiting for gdb: {error}"))?;
+                    if let Some(signal) = status.signal() {
+                        return Err(format!("gdb was ended by signal {signal}; {}", guest.afterwards));
+                    }
+                    if status.code() == Some(NO_PROGRAM) {
+                        return Err("gdb cannot be run; it is in the Debian package gdb".into());
+                    }
+                    let code = status.code().and_then(|code| u8::try_from(code).ok());
+                    return Ok(code.map_or(ExitCode::FAILURE, ExitCode::from));
+                }
+                () = self.debugging.ended() => return Err(format!("{} has ended", guest.name)),
+                _ = ends.recv() => return Err(format!("terminated; {}", guest.afterwards)),
+                _ = interrupts.recv() => {}
+            }
+        }
     }
 }

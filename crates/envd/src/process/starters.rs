@@ -136,8 +136,9 @@ mod tests {
         assert_eq!(run(|| assert!(std::hint::black_box(false))).await, None);
         // As many at once as are asked for.
         let barrier = Arc::new(Barrier::new(64));
-        let met =
-            join_all((0..64).map(|_| Arc::clone(&barrier)).map(|barrier| run(move || drop(barrier.wait()))));
+        let met = join_all(
+            (0..64).map(|_| Arc::clone(&barrier)).map(|barrier| run(move || barrier.wait().is_leader())),
+        );
         assert!(met.await.iter().all(Option::is_some));
         drop(hang);
         assert_eq!(stuck.await.unwrap(), Some(true));

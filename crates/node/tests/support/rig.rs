@@ -71,6 +71,7 @@ impl Rig {
             binary: std::env::current_exe().unwrap(),
             tag: InstanceTag::new(process << 4 | number),
             accel: Accel::Tcg,
+            vmm: None,
             prefetch: control::Prefetch::WorkingSet,
             dns: Vec::new(),
             max_sandboxes: 8,

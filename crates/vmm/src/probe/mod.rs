@@ -122,6 +122,7 @@ async fn boot(kernel: &Path, initrd: &Path) -> Result<(), String> {
         mac: [0; 6],
         console: theirs.into(),
         accel: Accel::Kvm,
+        program: None,
         confinement: Confinement::default(),
     };
     // What is left when the time is up is dropped, and dropping kills.

@@ -44,7 +44,7 @@ pub(super) async fn ask_version() -> Result<String, VmmError> {
     let output = timeout(ASK, output)
         .await
         .map_err(|_| version_error(format!("it took longer than {} s", ASK.as_secs())))?
-        .map_err(|source| VmmError::Spawn { program: PROGRAM, source })?;
+        .map_err(|source| VmmError::Spawn { program: PROGRAM.into(), source })?;
     let text = String::from_utf8_lossy(&output.stdout);
     let first = text.lines().next().unwrap_or_default();
     match first.strip_prefix("QEMU emulator version ") {

@@ -93,7 +93,8 @@ impl Qemu {
             tap: machine.tap.map(|tap| (inherited.add(tap), machine.mac)),
         };
 
-        let mut command = Command::new(PROGRAM);
+        let program = machine.program.unwrap_or_else(|| PROGRAM.into());
+        let mut command = Command::new(&program);
         command.args(arguments::confined(&parts)).current_dir("/").env_clear();
         // The path is how it was found, and nothing else of our environment concerns it.
         command.env("PATH", std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into()));
@@ -117,7 +118,7 @@ impl Qemu {
             .map_err(|source| VmmError::Prepare { what: "control socket", source })?;
         let (opening, observed) = Qmp::open(control, incoming);
         let process = Process::spawn(command, explain(observed.clone()))
-            .map_err(|source| VmmError::Spawn { program: PROGRAM, source })?;
+            .map_err(|source| VmmError::Spawn { program: program.display().to_string(), source })?;
         // A guest that boots is running already; this only makes sure that QEMU obeys us.
         let ready = async {
             let (mut qmp, greeting) = opening.ready().await?;

@@ -37,6 +37,7 @@ pub(crate) fn machine(guest: &Guest, cmdline: &str) -> (Machine, UnixStream) {
         mac: [0x02, 0, 0, 0, 0, 1],
         console: theirs.into(),
         accel: Accel::Tcg,
+        program: None,
         confinement: Confinement { user: Some(NOBODY), cgroup_procs: None },
     };
     (machine, console)

@@ -38,6 +38,7 @@ pub(super) fn run(options: &Resume) -> Outcome {
     let settings = Settings {
         prefetch: if options.no_prefetch { Prefetch::Nothing } else { Prefetch::WorkingSet },
         way: if options.reboot { WayBack::Reboot } else { WayBack::Best },
+        vmm: options.gdb_vmm.clone(),
         egress: !(options.no_egress || options.gdb),
     };
     on_a_bench(&state, Source::Build(Box::new(manifest)), settings, async |bench| match &debugger {
@@ -58,6 +59,7 @@ fn refuse(options: &Resume) -> Result<(), String> {
         ("--gdb-macros", told.macros.is_some()),
         ("--gdb-exec", !told.exec.is_empty()),
         ("--gdb-script", !told.script.is_empty()),
+        ("--gdb-vmm", options.gdb_vmm.is_some()),
     ];
     match for_gdb.into_iter().find(|(_, given)| *given && !options.gdb) {
         Some((name, _)) => Err(format!("{name} is for --gdb")),
@@ -70,8 +72,12 @@ async fn debug(bench: &Bench, debugger: &Debugger<'_>, options: &Resume) -> Outc
     let _ports = bench.serve_ports(options.proxy_port).await?;
     bench.describe();
     let guest = Guest { name: format!("build {}", bench.build()), afterwards: "its machine is gone" };
-    eprintln!("sandbox   {}", held.id);
-    debugger.session(&held.dir, &guest).await
+    eprintln!("sandbox   {}", held.id());
+    match debugger.connect(held.dir(), &guest).await {
+        Ok(connected) => connected.session().await,
+        // Its supervisor knew better.
+        Err(error) => Err(held.why_not().await.map_or(error, |why| why.to_string())),
+    }
 }
 
 /// One machine, for whatever is to be done in it.
