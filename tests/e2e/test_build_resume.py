@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import http.server
 import json
@@ -25,6 +26,7 @@ from harness.damage import flip
 from harness.guest import output
 from harness.kernel import FAULT, KCORE, agrees_with
 from harness.processes import is_alive, processes
+from harness.registry import OCI, layer, registry
 from harness.server import Server, binary, free_port, sibling, state_root
 from harness.waiting import wait_until
 from harness.workshops import PLACES, Command, held, tag, wait_until_gone
@@ -239,6 +241,68 @@ def test_one_is_made_of_a_directory(server: Server, tmp_path: Path):
         create(server, *wrong, status=2)
 
 
+def test_one_is_made_of_an_image(server: Server, tmp_path: Path):
+    tools = ("sh", "cat", "echo", "grep", "mkdir", "chown", "test", "whoami", "stat", "sleep", "ls")
+    system = layer(
+        ("bin", None), ("bin/busybox", Path("/bin/busybox").read_bytes()), *((f"bin/{name}", "busybox") for name in tools),
+        ("etc", None), ("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n"), ("etc/group", b"root:x:0:\n"), ("root", None),
+        ("etc/profile", b"for f in /etc/profile.d/*.sh; do . $f; done\n"), ("data", None), ("data/old", b"old"), ("data/gone", b"gone"),
+    )
+    ours = layer(("data/old", b"new"), ("data/.wh.gone", b""), ("data/mine", b"of 1234"), owner=1234)
+    small = ("--memory", "256", "--size", "256")
+    told = "cat /data/old; echo; stat -c %u /data/mine; ls /data; echo $GREETING; whoami"
+    with registry(tmp_path / "open") as images:
+        described = images.push("some/image", "1", [system, ours], {"Env": ["GREETING=it's an image", "PATH=/bin"]})
+        done = create(server, "--from-image", f"{images.host}/some/image:1", *small, "--setup-cmd", told, "--name", "from-image")
+        assert f"image     {images.host}/some/image:1 ({described['digest']})" in done.stderr
+        said = done.stderr.splitlines()
+        at = said.index("new")
+        assert said[at : at + 6] == ["new", "1234", "mine", "old", "it's an image", "user"], done.stderr
+        assert resume(server, done.stdout.strip(), "--reboot", "--iterations", "1", patience=200)
+        # By its digest, and as one of several.
+        create(server, "--from-image", f"{images.host}/some/image@{described['digest']}", *small)
+        choices = [{**described, "platform": {"os": "linux", "architecture": name}} for name in ("s390x", "amd64")]
+        choices[0]["digest"] = images.push("some/image", "other", [layer(("x", b"other"))], {})["digest"]
+        images.put_manifest("some/image", "several", f"{OCI}.index.v1+json", {"manifests": choices})
+        several = create(server, "--from-image", f"{images.host}/some/image:several", *small, "--setup-cmd", "cat /data/old")
+        assert described["digest"] in several.stderr
+        # What is not there, and what leads out.
+        before = server.snapshots()
+        for name, why in [
+            (f"{images.host}/some/none:1", "MANIFEST_UNKNOWN"),
+            (f"{images.host}/some/image@sha256:{'0' * 64}", "MANIFEST_UNKNOWN"),
+            ("some/image:1", "no registry"),
+            ("127.0.0.1:1/x", "Connection refused"),
+        ]:
+            refused = create(server, "--from-image", name, *small, status=1).stderr
+            assert why in refused or why.replace("_", " ").lower() in refused.lower(), refused
+        victim = tmp_path / "victim"
+        victim.write_text("untouched")
+        for number, bad in enumerate([
+            layer(("../../../../../../../../../.." + str(victim), b"touched")),
+            layer(("out", str(tmp_path)), ("out/victim", b"touched")),
+            layer(("out", str(tmp_path)), ("out/.wh.victim", b"")),
+            layer(("etc", "/"), ("etc/profile.d", "/root")),
+        ]):
+            images.push("some/image", f"bad{number}", [system, bad], {"Env": ["A=1"]})
+            server.cli("build", "create", "--from-image", f"{images.host}/some/image:bad{number}", *small, check=False, timeout=200)
+            assert victim.read_text() == "untouched" and sorted(os.listdir(tmp_path)) == ["open", "victim"]
+        images.push("some/image", "large", [system, layer(("zeros", bytes(300 << 20)))], {})
+        large = create(server, "--from-image", f"{images.host}/some/image:large", *small, status=1).stderr
+        assert "holds more than" in large and "cannot be unpacked" in large, large
+    with registry(tmp_path / "closed", "secret") as images:
+        images.push("mine", "latest", [system], {})
+        name = f"{images.host}/mine"
+        assert f"`docker login {images.host}`" in create(server, "--from-image", name, *small, status=1).stderr
+        config = tmp_path / "login"
+        config.mkdir()
+        known = {"auths": {images.host: {"auth": base64.b64encode(b"me:secret").decode()}}}
+        (config / "config.json").write_text(json.dumps(known))
+        command = [str(binary()), "build", "create", "--from-image", name, *small, "--state", str(server.state)]
+        done = subprocess.run(command, env={**os.environ, "DOCKER_CONFIG": str(config)}, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0 and "secret" not in done.stderr, done.stderr
+
+
 def test_several_and_a_server_at_once_do_not_see_each_other(server: Server):
     sbx = Sandbox.create(timeout=600, **server.sdk())
     port = free_port()
@@ -261,6 +325,7 @@ def test_several_and_a_server_at_once_do_not_see_each_other(server: Server):
     assert sbx.sandbox_id in listed and not ours & listed
     assert output(sbx, "ls -A /home/user | grep -c mine || true") == "0"
     # The server is another one by then, and collects what nobody needs.
+    server.kill_server()
     server.up()
     for number, command in enumerate(commands):
         command.run("echo > /home/user/go")

@@ -23,6 +23,8 @@ pub(crate) const TEST: &[&str] = &[
     "cpio",
     "curl",
     "gdb",
+    "docker-registry",
+    "apache2-utils",
 ];
 
 /// Installs what is missing; asks nothing of the network when nothing is.

@@ -7,7 +7,8 @@
 //! going. Its guest daemon is given its identity as ever, however long it takes: so what it does then can be looked into.
 //!
 //! Meanwhile nothing is written of the machine. A pause or a snapshot would stop and resume it behind the debugger's back,
-//! and hold what the debugger is in the middle of changing.
+//! and hold what the debugger is in the middle of changing. A pause that is refused for that is a failed one: the answer that the
+//! state does not allow it is what clients take for a sandbox that is paused already.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;

@@ -8,6 +8,7 @@ mod depth;
 mod envd;
 mod events;
 mod fork;
+mod gdb;
 mod handover;
 mod image;
 mod memory;
@@ -51,6 +52,7 @@ fn measure(command: &Bench) -> Result<(), String> {
         Bench::Resume { state, count, depth } => runtime.block_on(resume::run(&state.dir, *count, *depth)),
         Bench::Memory { dir, size, rounds } => memory::run(dir.as_deref(), *size, *rounds),
         Bench::Depth { dir, size, depth } => depth::run(dir.as_deref(), *size, *depth),
+        Bench::Gdb { state, count } => gdb::run(&state.dir, *count),
         Bench::Envd { count } => runtime.block_on(envd::run(*count)),
         Bench::Touch { .. } | Bench::Restore { .. } => Ok(()),
     }

@@ -1,7 +1,7 @@
-//! `coldframe build create`: a machine of another build, or of a directory, with what runs in it.
+//! `coldframe build create`: a machine of another build, of a directory or of a container image, with what runs in it.
 //!
 //! ```text
-//! build, or directory ─> disk ─> machine ─> setup command ─> start command ─> ready command, until it succeeds ─> pause ─> build
+//! build, or image ─> directory ─> disk ─> machine ─> setup command ─> start command ─> ready command, until it succeeds ─> pause ─> build
 //! ```
 
 use std::process::ExitCode;
@@ -13,9 +13,10 @@ use model::{BuildId, MiB, Shape, VcpuCount, WayBack};
 use template::{Dirs, ensure_boot_files};
 use vmm::AccelChoice;
 
-use super::machine::{Bench, Directory, Machine, Settings, Source, interruptible, on_a_bench};
+use super::machine::Machine;
 use super::names::{self, NewName};
 use super::process::{self, Shown};
+use super::workbench::{Directory, Settings, Source, Tree, Workbench, interruptible, on_a_workbench};
 use crate::Outcome;
 use crate::cli::BuildCreate;
 use crate::progress::Terminal;
@@ -33,19 +34,22 @@ const ROOT: &str = "root";
 
 pub(super) fn run(options: &BuildCreate) -> Outcome {
     let state = StateDir::open(&options.state.dir)?;
-    let source = match (&options.from, &options.from_dir) {
-        (Some(build), _) => {
+    let source = match (&options.from, &options.from_dir, &options.from_image) {
+        (Some(build), _, _) => {
             let store = LocalStore::open(&state.store()).map_err(|error| error.to_string())?;
             let build = names::find(&state, &store, build)?;
             Source::Build(Box::new(load_manifest(&store, &build).map_err(|error| error.to_string())?))
         }
-        (None, Some(dir)) => {
-            let path =
-                dir.canonicalize().map_err(|error| format!("--from-dir {}: {error}", dir.display()))?;
-            Source::Directory(Box::new(directory(&state, path, options)?))
+        (None, Some(dir), _) => {
+            let path = dir.canonicalize();
+            let path = path.map_err(|error| format!("--from-dir {}: {error}", dir.display()))?;
+            Source::Directory(Box::new(directory(&state, Tree::Directory(path), options)?))
+        }
+        (None, None, Some(image)) => {
+            Source::Directory(Box::new(directory(&state, Tree::Image(image.clone()), options)?))
         }
         // The rules of the options ask for one.
-        (None, None) => return Err("--from or --from-dir is needed".into()),
+        (None, None, None) => return Err("--from, --from-dir or --from-image is needed".into()),
     };
     let settings = Settings {
         prefetch: Prefetch::WorkingSet,
@@ -53,11 +57,11 @@ pub(super) fn run(options: &BuildCreate) -> Outcome {
         vmm: None,
         egress: !options.no_egress,
     };
-    on_a_bench(&state, source, settings, async |bench| interruptible(make(&state, bench, options)).await)
+    on_a_workbench(&state, source, settings, async |bench| interruptible(make(&state, bench, options)).await)
 }
 
 /// A directory with what boots it.
-fn directory(state: &StateDir, path: std::path::PathBuf, options: &BuildCreate) -> Result<Directory, String> {
+fn directory(state: &StateDir, tree: Tree, options: &BuildCreate) -> Result<Directory, String> {
     let shape =
         Shape { vcpus: VcpuCount(options.vcpus), memory: MiB(options.memory), disk: MiB(options.size) };
     let programs = crate::guest::Programs::unpack()?;
@@ -68,10 +72,10 @@ fn directory(state: &StateDir, path: std::path::PathBuf, options: &BuildCreate) 
     let runtime = runtime.map_err(|error| error.to_string())?;
     let verdict = runtime.block_on(vmm::choose(AccelChoice::Auto, &kernel, &initrd, &state.accel()));
     let accel = crate::builds::control_accel(verdict.map_err(|error| error.to_string())?.accel);
-    Ok(Directory { id: BuildId::random(), path, kernel, initrd, shape, accel })
+    Ok(Directory { id: BuildId::random(), tree, kernel, initrd, shape, accel })
 }
 
-async fn make(state: &StateDir, bench: &Bench, options: &BuildCreate) -> Outcome {
+async fn make(state: &StateDir, bench: &Workbench, options: &BuildCreate) -> Outcome {
     // Before there is anything to lose.
     let name = NewName::new(state, options.name.as_deref()).await?;
     let machine = bench.start().await?;
@@ -87,7 +91,7 @@ async fn make(state: &StateDir, bench: &Bench, options: &BuildCreate) -> Outcome
 
 /// Runs the commands. What is returned is the one that goes on.
 async fn prepare(machine: &Machine<'_>, options: &BuildCreate) -> Result<Option<process::Running>, String> {
-    if options.from_dir.is_some() && options.user == USER {
+    if options.from.is_none() && options.user == USER {
         match process::script(machine, ROOT, MAKE_USER, Shown::Aside).await? {
             0 => {}
             status => return Err(format!("making the account {USER:?} ended with status {status}")),

@@ -5,12 +5,14 @@ mod create;
 mod diff;
 mod ext4;
 mod files;
+mod image;
 mod inspect;
 mod machine;
 mod names;
 mod port;
 mod process;
 mod resume;
+mod workbench;
 
 use crate::Outcome;
 use crate::cli::Build;
@@ -22,6 +24,7 @@ pub(crate) fn run(command: &Build) -> Outcome {
         Build::Create(options) => create::run(options),
         Build::Copy(options) => copy::run(options),
         Build::Resume(options) => resume::run(options),
+        Build::Unpack { layer, dir, limit } => image::unpack(layer, dir, *limit),
         Build::Keep { state } => crate::workshop::keep(&state.dir),
     }
 }

@@ -24,14 +24,14 @@ pub(super) async fn command(machine: &Machine<'_>, user: &str, text: &str) -> Re
     follow(started(machine, user, &["/bin/bash", "-l", "-c", text]).await?, Shown::Ours, None).await
 }
 
-/// The same with the shell that every guest has, and without using our standard output. Its status.
+/// The same with the shell that every guest has, as a login shell. Its status.
 pub(super) async fn script(
     machine: &Machine<'_>,
     user: &str,
     text: &str,
     shown: Shown,
 ) -> Result<u8, String> {
-    follow(started(machine, user, &["/bin/sh", "-c", text]).await?, shown, None).await
+    follow(started(machine, user, &["/bin/sh", "-lc", text]).await?, shown, None).await
 }
 
 async fn started(machine: &Machine<'_>, user: &str, words: &[&str]) -> Result<Events, String> {
@@ -42,7 +42,7 @@ async fn started(machine: &Machine<'_>, user: &str, words: &[&str]) -> Result<Ev
 
 /// Starts the same and does not wait for its end.
 pub(super) async fn running(machine: &Machine<'_>, user: &str, text: &str) -> Result<Running, String> {
-    let events = started(machine, user, &["/bin/sh", "-c", text]).await?;
+    let events = started(machine, user, &["/bin/sh", "-lc", text]).await?;
     Ok(Running(tokio::spawn(follow(events, Shown::Aside, None))))
 }
 

@@ -355,6 +355,10 @@ mod tests {
     }
 
     fn rig(lifetime: Duration, on_timeout: OnTimeout) -> Rig {
+        rig_within(Some(LIMIT), lifetime, on_timeout)
+    }
+
+    fn rig_within(limit: Option<Duration>, lifetime: Duration, on_timeout: OnTimeout) -> Rig {
         let (commands, receiver) = mpsc::channel(8);
         let (status, watcher) = watch::channel(Status {
             id: model::SandboxId::random(),
@@ -365,9 +369,8 @@ mod tests {
             vmm_pid: None,
             cgroup_forced_removals: 0,
         });
-        let limit = Duration::from_millis(300);
         let lifetime = jiff::SignedDuration::try_from(lifetime).unwrap();
-        let timing = Timing { ready: Some(limit), init: Some(limit), lifetime };
+        let timing = Timing { ready: limit, init: limit, lifetime };
         let life = Lifecycle::new(receiver, status, timing, Terms { on_timeout, template: false });
         let kept = Arc::default();
         let work = Fake { commands: commands.clone(), initialised: Some(Ok(())), paused: None, kept };
@@ -379,6 +382,8 @@ mod tests {
         tokio::task::LocalSet::new().block_on(&runtime, future)
     }
 
+    /// For each step of a start.
+    const LIMIT: Duration = Duration::from_millis(300);
     const HOUR: Duration = Duration::from_secs(3600);
 
     #[test]
@@ -408,6 +413,24 @@ mod tests {
             stuck.commands.send(Command::Ready("1".into())).await.unwrap();
             let why = stuck.life.run(stuck.work).await;
             assert!(matches!(&why, EndReason::StartFailed(text) if text.contains("identity")), "{why:?}");
+        });
+    }
+
+    #[test]
+    fn a_start_without_deadlines_is_waited_for() {
+        local(async {
+            let mut rig = rig_within(None, HOUR, OnTimeout::Kill);
+            rig.work.initialised = None;
+            let life = tokio::task::spawn_local(rig.life.run(rig.work));
+            tokio::time::sleep(LIMIT * 2).await;
+            assert_eq!(rig.status.borrow().phase, Phase::Starting);
+            rig.commands.send(Command::Ready("1".into())).await.unwrap();
+            tokio::time::sleep(LIMIT * 2).await;
+            assert_eq!(rig.status.borrow().phase, Phase::Starting);
+            rig.commands.send(Command::Initialised(Ok(()))).await.unwrap();
+            rig.status.wait_for(|status| status.phase == Phase::Running).await.unwrap();
+            rig.commands.send(Command::Kill).await.unwrap();
+            assert_eq!(life.await.unwrap(), EndReason::Killed);
         });
     }
 

@@ -8,10 +8,10 @@ use jiff::Timestamp;
 use crate::Outcome;
 use crate::bench::phases;
 use crate::bench::report::Samples;
-use crate::build_cmd::machine::Bench;
+use crate::build_cmd::workbench::Workbench;
 
 /// Resumes the build so often, one machine after the other, and shows how long each phase took.
-pub(super) async fn run(bench: &Bench, count: usize, cold: bool) -> Outcome {
+pub(super) async fn run(bench: &Workbench, count: usize, cold: bool) -> Outcome {
     bench.describe();
     let mut measured = Measured::default();
     for _ in 0..count {

@@ -15,9 +15,9 @@ use artifacts::{LocalStore, load_manifest};
 use control::Prefetch;
 use model::WayBack;
 
-use super::machine::{Bench, Settings, Source, interruptible, on_a_bench};
 use super::names::{self, NewName};
 use super::process;
+use super::workbench::{Settings, Source, Workbench, interruptible, on_a_workbench};
 use crate::Outcome;
 use crate::cli::Resume;
 use crate::debug::{Debugger, Guest, kernel_in};
@@ -41,7 +41,7 @@ pub(super) fn run(options: &Resume) -> Outcome {
         vmm: options.gdb_vmm.clone(),
         egress: !(options.no_egress || options.gdb),
     };
-    on_a_bench(&state, Source::Build(Box::new(manifest)), settings, async |bench| match &debugger {
+    on_a_workbench(&state, Source::Build(Box::new(manifest)), settings, async |bench| match &debugger {
         // What is typed to interrupt is for the guest.
         Some(debugger) => debug(bench, debugger, options).await,
         None => match options.iterations {
@@ -67,7 +67,7 @@ fn refuse(options: &Resume) -> Result<(), String> {
     }
 }
 
-async fn debug(bench: &Bench, debugger: &Debugger<'_>, options: &Resume) -> Outcome {
+async fn debug(bench: &Workbench, debugger: &Debugger<'_>, options: &Resume) -> Outcome {
     let held = bench.hold().await?;
     let _ports = bench.serve_ports(options.proxy_port).await?;
     bench.describe();
@@ -81,7 +81,7 @@ async fn debug(bench: &Bench, debugger: &Debugger<'_>, options: &Resume) -> Outc
 }
 
 /// One machine, for whatever is to be done in it.
-async fn once(state: &StateDir, bench: &Bench, options: &Resume) -> Outcome {
+async fn once(state: &StateDir, bench: &Workbench, options: &Resume) -> Outcome {
     // Before there is anything to lose.
     let name = match options.pause {
         true => Some(NewName::new(state, options.name.as_deref()).await?),
