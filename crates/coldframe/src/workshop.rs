@@ -28,7 +28,7 @@ use crate::Outcome;
 use crate::state::StateDir;
 
 /// So many commands at once: each has machines, of which a host has room for fewer.
-const MAX_PLACES: u16 = 64;
+pub(crate) const MAX_PLACES: u16 = 64;
 
 /// A place that this process uses.
 #[derive(Debug)]
@@ -41,11 +41,12 @@ pub(crate) struct Workshop {
 }
 
 impl Workshop {
-    /// Has a keeper make a place.
-    pub(crate) fn open(state: &StateDir) -> Result<Self, String> {
+    /// Has a keeper make a place: that of a number, or the first that is free.
+    pub(crate) fn open(state: &StateDir, number: Option<u16>) -> Result<Self, String> {
         let failed = |error: &dyn std::fmt::Display| format!("starting the keeper of a workshop: {error}");
         let mut keeper = Command::new("/proc/self/exe");
         keeper.args(["build", "keep", "--state"]).arg(state.root());
+        keeper.args(number.map(|number| format!("--workshop={number}")));
         // What is typed to interrupt the command is not for its keeper.
         keeper.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
         let mut keeper = keeper.spawn().map_err(|error| failed(&error))?;
@@ -96,10 +97,10 @@ impl Drop for Workshop {
 }
 
 /// The life of a keeper.
-pub(crate) fn keep(dir: &Path) -> Outcome {
+pub(crate) fn keep(dir: &Path, number: Option<u16>) -> Outcome {
     let state = StateDir::open(dir)?;
     runtime()?.block_on(sweep(&state));
-    let place = Place::claim(&state)?;
+    let place = Place::claim(&state, number)?;
     let mut said = io::stdout();
     writeln!(said, "{}", place.number).and_then(|()| said.flush()).map_err(|error| error.to_string())?;
     // An error is an end, too.
@@ -139,9 +140,9 @@ struct Place {
 }
 
 impl Place {
-    /// One that nobody uses, with an empty directory.
-    fn claim(state: &StateDir) -> Result<Self, String> {
-        for number in 0..MAX_PLACES {
+    /// One that nobody uses, with an empty directory: that of a number, or the first.
+    fn claim(state: &StateDir, number: Option<u16>) -> Result<Self, String> {
+        for number in number.map_or(0..MAX_PLACES, |number| number..number + 1) {
             // A tag is a short digest: one in some thousand state directories has a number with the server's own.
             if state.workshop_tag(number) == state.tag() {
                 continue;
@@ -152,7 +153,8 @@ impl Place {
             made.map_err(|error| format!("making {}: {error}", dir.display()))?;
             return Ok(place);
         }
-        Err(format!("{MAX_PLACES} commands use {} already", state.workshops().display()))
+        let place = number.map_or_else(|| "all of".to_owned(), |number| format!("number {number} in"));
+        Err(format!("{place} {} is in use", state.workshops().display()))
     }
 
     /// The place of this number; `None` when somebody uses it.
@@ -198,14 +200,17 @@ mod tests {
     fn a_place_is_one_process_s_until_it_is_gone() {
         let root = tempfile::tempdir().unwrap();
         let state = StateDir::open(root.path()).unwrap();
-        let first = Place::claim(&state).unwrap();
-        let second = Place::claim(&state).unwrap();
+        let first = Place::claim(&state, None).unwrap();
+        let second = Place::claim(&state, None).unwrap();
+        let fifth = Place::claim(&state, Some(5)).unwrap();
+        assert_eq!(fifth.number, 5);
+        assert!(Place::claim(&state, Some(5)).is_err_and(|error| error.starts_with("number 5 in ")));
         assert_ne!(first.number, second.number);
         assert_ne!(state.workshop_tag(first.number), state.workshop_tag(second.number));
         assert!(Place::lock(&state, first.number).unwrap().is_none());
         let number = first.number;
         assert!(directory(&state, number).is_dir());
         drop(first);
-        assert_eq!(Place::claim(&state).unwrap().number, number);
+        assert_eq!(Place::claim(&state, None).unwrap().number, number);
     }
 }

@@ -19,6 +19,8 @@ use crate::{Assignment, Checkpoint, EndTime, Event, Keep, LogFilter, Status};
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// A VMM starts within a tenth of a second, and on a busy host in a few.
 const STANDBY_TIMEOUT: Duration = Duration::from_secs(30);
+/// A machine that is held for a debugger has to be there first.
+const DEBUGGER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Logs are read from disk.
 const LOGS_TIMEOUT: Duration = Duration::from_secs(20);
 /// Writing a large memory to a slow disk. Each step of a pause has a deadline of its own in the supervisor.
@@ -146,9 +148,9 @@ impl Client {
                 _ => Err(ClientError::Broken("it ended before a debugger could connect".into())),
             }
         };
-        tokio::time::timeout(CALL_TIMEOUT, opened)
+        tokio::time::timeout(DEBUGGER_TIMEOUT, opened)
             .await
-            .map_err(|_| self.slow("/v1/debugger", CALL_TIMEOUT))?
+            .map_err(|_| self.slow("/v1/debugger", DEBUGGER_TIMEOUT))?
     }
 
     async fn json<T: DeserializeOwned>(

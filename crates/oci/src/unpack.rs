@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use flate2::bufread::MultiGzDecoder;
+use rustix::process::{Resource, Rlimit, setrlimit};
 use tar::{Archive, EntryType};
 
 use crate::registry::whole;
@@ -20,6 +21,8 @@ const OPAQUE: &[u8] = b".wh..wh..opq";
 const MAX_ENTRIES: u64 = 4 << 20;
 /// An archive has so much beside what is in a file, most of the time.
 const HEADER_BYTES: u64 = 2048;
+/// What a process needs that unpacks, generously: names of any length are held in memory.
+const MEMORY_BYTES: u64 = 1 << 30;
 /// What a gzip stream begins with.
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 
@@ -39,7 +42,7 @@ pub enum UnpackError {
     Refused(String),
 }
 
-/// Makes `root` the root of this process, which can reach nothing else from then on, and unpacks the layer in `file` into it:
+/// Makes `root` the root of this process, which can reach nothing else from then on, and has little memory, and unpacks the layer in `file` into it:
 /// plain or compressed with gzip, at most `limit` bytes. To be called by a process that does nothing else.
 ///
 /// Devices are left out: a guest makes its own.
@@ -51,6 +54,8 @@ pub fn unpack(file: File, root: &Path, limit: u64) -> Result<(), UnpackError> {
         let what = what.to_owned();
         move |source| UnpackError::Io { what, source }
     };
+    let memory = Rlimit { current: Some(MEMORY_BYTES), maximum: Some(MEMORY_BYTES) };
+    setrlimit(Resource::As, memory).map_err(|error| failed("bounding the memory")(error.into()))?;
     rustix::process::chroot(root).map_err(|error| failed("entering the directory")(error.into()))?;
     std::env::set_current_dir("/").map_err(failed("entering the directory"))?;
     let mut file = BufReader::new(file);

@@ -111,8 +111,18 @@ class Command:
         found = {}
         for pid in (int(pid) for children in pids for pid in children.read_text().split()):
             arguments = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-            found["keeper" if "keep" in arguments[:3] else "supervisor" if "supervisor" in arguments[:3] else "gdb"] = pid
+            for kind, word in (("keeper", "keep"), ("supervisor", "supervisor"), ("gdb", "gdb")):
+                if word in arguments[:4]:
+                    found[kind] = pid
         return found
+
+    def wait_for_gdb(self, patience: float) -> None:
+        """Returns when gdb is there."""
+
+        def there() -> bool:
+            return self.process.poll() is None and "gdb" in self.children()
+
+        wait_until(there, patience, lambda: f"gdb to be there: {self.said}")
 
     def place(self) -> int:
         """The number of the place that it uses."""

@@ -54,6 +54,7 @@ pub(super) fn run(options: &BuildCreate) -> Outcome {
     let settings = Settings {
         prefetch: Prefetch::WorkingSet,
         way: WayBack::Best,
+        workshop: options.place.number,
         vmm: None,
         egress: !options.no_egress,
     };

@@ -25,7 +25,7 @@ pub(crate) fn run(command: &Build) -> Outcome {
         Build::Copy(options) => copy::run(options),
         Build::Resume(options) => resume::run(options),
         Build::Unpack { layer, dir, limit } => image::unpack(layer, dir, *limit),
-        Build::Keep { state } => crate::workshop::keep(&state.dir),
+        Build::Keep { state, place } => crate::workshop::keep(&state.dir, place.number),
     }
 }
 

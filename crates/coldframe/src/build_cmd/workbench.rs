@@ -99,6 +99,8 @@ impl Source {
 pub(super) struct Settings {
     pub(super) prefetch: Prefetch,
     pub(super) way: WayBack,
+    /// The number of the workshop, if it has to be that one.
+    pub(super) workshop: Option<u16>,
     /// The VMM, in place of the usual one.
     pub(super) vmm: Option<PathBuf>,
     /// Whether they reach the internet.
@@ -112,7 +114,7 @@ pub(super) fn on_a_workbench(
     settings: Settings,
     work: impl AsyncFnOnce(&Workbench) -> Outcome,
 ) -> Outcome {
-    let mut workshop = Workshop::open(state)?;
+    let mut workshop = Workshop::open(state, settings.workshop)?;
     // Ends before the workshop: nothing is made any more when that is removed.
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("starting the runtime: {error}"))?;

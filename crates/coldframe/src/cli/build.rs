@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::{Gdb, State};
+use crate::workshop::MAX_PLACES;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Build {
@@ -35,6 +36,8 @@ pub(crate) enum Build {
     Keep {
         #[command(flatten)]
         state: State,
+        #[command(flatten)]
+        place: Workshop,
     },
 }
 
@@ -83,6 +86,8 @@ pub(crate) struct BuildCreate {
     /// Let it reach nothing.
     #[arg(long)]
     pub(crate) no_egress: bool,
+    #[command(flatten)]
+    pub(crate) place: Workshop,
     /// What it is called, as a snapshot.
     #[arg(long)]
     pub(crate) name: Option<String>,
@@ -142,6 +147,8 @@ pub(crate) struct Resume {
     /// 5007, or when that is taken, any.
     #[arg(long, value_name = "PORT")]
     pub(crate) proxy_port: Option<NonZeroU16>,
+    #[command(flatten)]
+    pub(crate) place: Workshop,
     /// Hold it before its first instruction and hand it to gdb. It reaches nothing.
     #[arg(long, conflicts_with_all = ["cmd", "iterations", "pause", "reboot"])]
     pub(crate) gdb: bool,
@@ -150,6 +157,15 @@ pub(crate) struct Resume {
     pub(crate) gdb_vmm: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) told: Gdb,
+}
+
+/// Where a command has its machines.
+#[derive(Debug, Args)]
+pub(crate) struct Workshop {
+    /// The number of the command's workshop, after which its directory, network slots and control groups are called; by default
+    /// the first that no other command uses.
+    #[arg(long = "workshop", value_name = "N", value_parser = clap::value_parser!(u16).range(..i64::from(MAX_PLACES)))]
+    pub(crate) number: Option<u16>,
 }
 
 #[derive(Debug, Args)]

@@ -102,7 +102,10 @@ impl<'a> Debugger<'a> {
     pub(crate) async fn connect<'b>(&'b self, dir: &Path, guest: &'b Guest) -> Result<Connected<'b>, String> {
         let script = self.script(&dir.join(DEBUGGER_FILE))?;
         let debugging = Client::new(dir).debugger().await.map_err(|error| match error {
-            ClientError::Dead { .. } => format!("{} does not run here any more", guest.name),
+            // One that is about to go may cut us off.
+            ClientError::Dead { .. } | ClientError::Broken(_) => {
+                format!("{} does not run here any more", guest.name)
+            }
             ClientError::Refused { message, .. } => format!("{}: {message}", guest.name),
             error => error.to_string(),
         })?;

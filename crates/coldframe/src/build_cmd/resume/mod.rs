@@ -38,6 +38,7 @@ pub(super) fn run(options: &Resume) -> Outcome {
     let settings = Settings {
         prefetch: if options.no_prefetch { Prefetch::Nothing } else { Prefetch::WorkingSet },
         way: if options.reboot { WayBack::Reboot } else { WayBack::Best },
+        workshop: options.place.number,
         vmm: options.gdb_vmm.clone(),
         egress: !(options.no_egress || options.gdb),
     };
