@@ -67,6 +67,8 @@ async fn answer(request: Request<Incoming>, control: Rc<Control>) -> Response<Bo
             Err(error) => text(StatusCode::BAD_REQUEST, format!("reading the end time: {error}")),
         },
         (Method::POST, "/v1/pause") => match serde_json::from_slice::<Option<Keep>>(&body) {
+            // Before it is seen to begin: whoever watches would take it for one that is under way.
+            Ok(_) if control.pauses.are_kept_out() => refused(Refusal::Failed(debug::IN_THE_WAY.into())),
             Ok(keep) => answered(&control, |answer| Command::Pause(keep.unwrap_or_default(), answer)).await,
             Err(error) => text(StatusCode::BAD_REQUEST, format!("reading what to keep: {error}")),
         },

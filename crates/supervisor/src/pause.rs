@@ -66,7 +66,7 @@ impl Pauses {
     /// Runs a pause.
     pub(crate) async fn run(&self, pause: Pause, keep: Keep, cancel: CancellationToken) -> PauseOutcome {
         let _under_way = self.under_way.lock().await;
-        if self.kept_out.get() {
+        if self.are_kept_out() {
             return PauseOutcome::Failed(IN_THE_WAY.into());
         }
         let outcome = pause.run(keep, cancel).await;
@@ -90,7 +90,7 @@ impl Pauses {
         if paused {
             return Err(Refusal::State("the sandbox was paused before its snapshot began"));
         }
-        if self.kept_out.get() {
+        if self.are_kept_out() {
             return Err(Refusal::State(IN_THE_WAY));
         }
         pause.checkpoint(wanted, over).await
@@ -99,6 +99,11 @@ impl Pauses {
     /// From now on there are none, unless one is under way: then nothing changes, and this is false.
     pub(crate) fn keep_out(&self) -> bool {
         self.under_way.try_lock().is_ok() && !self.kept_out.replace(true)
+    }
+
+    /// Whether there are none for now.
+    pub(crate) fn are_kept_out(&self) -> bool {
+        self.kept_out.get()
     }
 
     /// There may be some again.
