@@ -9,6 +9,7 @@ import json
 import os
 import pty
 import re
+import select
 import shutil
 import signal
 import socket
@@ -75,15 +76,29 @@ def test_a_shell_has_the_terminal(server: Server):
     process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
     said = b""
 
-    def until(wanted: bytes) -> None:
+    def until(wanted: bytes) -> bytes:
+        """What comes up to that, which is not looked at again."""
         nonlocal said
         while wanted not in said:
+            assert select.select([ours], [], [], 60)[0], said
             said += os.read(ours, 4096)
+        come, said = said.split(wanted, 1)
+        return come
 
     until(b"$ ")
     os.write(ours, b"tty; stty size; echo e''nd\r")
-    until(b"end\r")
-    assert b"/dev/pts/" in said and b"37 91" in said
+    come = until(b"end\r")
+    assert b"/dev/pts/" in come and b"37 91" in come
+    until(b"$ ")
+    # What is typed to interrupt is for the guest. Typed before the program runs, or followed by more before the shell asks, it
+    # makes a shell of this machine, too, look for `cho`.
+    os.write(ours, b"sh -c 'echo ru''ns; exec sleep 1000'\r")
+    until(b"runs\r")
+    os.write(ours, b"\x03")
+    until(b"$ ")
+    os.write(ours, b"echo $?, go''es on\r")
+    assert until(b", goes on").endswith(b"130")
+    until(b"$ ")
     os.write(ours, b"exit 3\r")
     assert process.wait(30) == 3
     # The terminal is what it was.
