@@ -451,6 +451,40 @@ def test_a_debugged_machine_is_gone_whoever_is_killed(server: Server, victim: st
 
 
 @pytest.mark.timeout(PATIENCE)
+def test_a_session_asks_for_commands_and_an_interrupt_ends_what_gdb_is_at(server: Server):
+    asking = Command(server, "base", "--gdb")
+    asking.wait_for_gdb(60)
+    asking.tell("print nr_cpu_ids\nquit 6\n")
+    status, said = asking.end(PATIENCE)
+    assert status == 6 and "$1 = 1" in said, said
+    # As a terminal does it: everybody in the foreground hears it.
+    told = Command(server, "base", "--gdb", "--gdb-exec", "shell echo at it; sleep 1000", apart=True)
+    told.wait_for_gdb(60)
+    number = told.place()
+    assert told.process.stdout.readline() and wait_until(lambda: "at it" in told.process.stdout.readline(), 60)
+    os.killpg(told.process.pid, signal.SIGINT)
+    told.end(20)
+    assert not held(server, number)
+
+
+@pytest.mark.timeout(PATIENCE)
+def test_memory_is_brought_ahead_unless_that_is_not_wanted(server: Server):
+    def guest_memory(*options: str) -> int:
+        command = Command(server, "base", "--gdb", "--gdb-exec", "shell sleep 1000", *options)
+        command.wait_for_gdb(60)
+        group = f"/coldframe-{tag(server, command.place())}/"
+        vmm = next(p.pid for p in processes() if group in p.cgroup and p.name.startswith("qemu"))
+        files = [path for path in Path(f"/proc/{vmm}/fd").iterdir() if "guest-memory" in os.readlink(path)]
+        held_bytes = max(os.stat(path).st_blocks * 512 for path in files)
+        command.kill()
+        return held_bytes
+
+    # It has not run yet: what is there was brought.
+    ahead, not_ahead = guest_memory(), guest_memory("--no-prefetch")
+    assert ahead > 4 * not_ahead, (ahead, not_ahead)
+
+
+@pytest.mark.timeout(PATIENCE)
 def test_macros_of_a_file_take_the_place_of_ours(server: Server, tmp_path: Path):
     macros, script = tmp_path / "macros.gdb", tmp_path / "script.gdb"
     macros.write_text("define fc-mine\necho mine\\n\nend\n")

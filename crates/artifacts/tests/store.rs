@@ -11,7 +11,7 @@ use artifacts::{ArtifactError, Image, LocalStore, Store, load_blob, load_manifes
 use build::{BlobInfo, ObjectKind, ObjectName, PageSink, Pages, ReadError, Run};
 use proptest::prelude::*;
 
-use support::{Scene, id, page, two};
+use support::{Scene, id, page, read, two};
 
 const PAGES: usize = 60;
 
@@ -289,4 +289,27 @@ fn manifests_and_blobs_are_verified() {
 
     let empty = Image::open(&scene.store, &id(0), ObjectKind::Memory).unwrap();
     assert_eq!(empty.run(0), Run::Zero(4));
+}
+
+/// How many pages of a file are in memory.
+fn resident(path: &std::path::Path) -> usize {
+    let said =
+        std::process::Command::new("fincore").args(["-n", "-r", "-o", "pages"]).arg(path).output().unwrap();
+    String::from_utf8(said.stdout).unwrap().trim().parse().unwrap()
+}
+
+#[test]
+fn what_is_forgotten_comes_from_the_disk_again() {
+    let scene = Scene::new();
+    scene.publish(0, None, 1024, |writer| {
+        (0..1024).for_each(|number| writer.data(number as u64, &page(number + 1)).unwrap());
+    });
+    let data = scene.path(0, ObjectName::DiskData);
+    let read_all = || read(&scene.image(0).unwrap(), 0, 1024);
+    let before = read_all();
+    assert!(resident(&data) >= 1024);
+    scene.store.forget(&id(0)).unwrap();
+    assert!(resident(&data) < 16, "{}", resident(&data));
+    assert_eq!(read_all(), before);
+    scene.store.forget(&id(7)).unwrap();
 }

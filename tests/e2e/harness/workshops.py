@@ -58,11 +58,13 @@ class Command:
 
     _all: ClassVar[list[Command]] = []
 
-    def __init__(self, server: Server, *args: str, **environment: str) -> None:
+    def __init__(self, server: Server, *args: str, apart: bool = False, **environment: str) -> None:
         command = [str(binary()), "build", "resume", *args, "--state", str(server.state)]
         pipe = subprocess.PIPE
         self.server = server
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env={**os.environ, **environment})
+        self.process = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env={**os.environ, **environment}, start_new_session=apart
+        )
         self.said = ""
         self._all.append(self)
         self._listener = threading.Thread(target=self._listen, daemon=True)
