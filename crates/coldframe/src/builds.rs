@@ -65,6 +65,15 @@ fn check_kvm_group() -> Result<(), String> {
         .into())
 }
 
+/// Which accelerator the machine of a build runs on.
+pub(crate) fn accel_of(manifest: &build::Manifest) -> Result<vmm::Accel, String> {
+    match manifest.vmm.accel.as_str() {
+        "kvm" => Ok(vmm::Accel::Kvm),
+        "tcg" => Ok(vmm::Accel::Tcg),
+        other => Err(format!("build {} is of a machine that runs on {other}", manifest.id)),
+    }
+}
+
 pub(crate) fn control_accel(accel: vmm::Accel) -> Accel {
     match accel {
         vmm::Accel::Kvm => Accel::Kvm,

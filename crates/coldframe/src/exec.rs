@@ -2,6 +2,7 @@
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use bytes::{Buf as _, Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
@@ -21,9 +22,9 @@ pub(crate) enum Event {
     /// It runs, under this number.
     Started(u64),
     /// It printed this, to its terminal if it has one.
-    Output(Vec<u8>),
+    Output(Bytes),
     /// It printed this to its standard error.
-    Error(Vec<u8>),
+    Error(Bytes),
     /// It ended by itself, with this status.
     Exited(i64),
     /// It ended in another way.
@@ -34,78 +35,99 @@ pub(crate) enum Event {
 #[derive(Debug)]
 pub(crate) struct Events {
     body: Incoming,
-    buffer: Vec<u8>,
+    received: BytesMut,
 }
 
 /// Starts a process as a `StartRequest` says.
 pub(crate) async fn start(connection: &mut Connection, request: &Value) -> Result<Events, String> {
-    Ok(Events { body: connection.start_process(request).await?, buffer: Vec::new() })
+    Ok(Events::of(connection.start_process(request).await?))
 }
 
 impl Events {
-    /// What happened next.
-    pub(crate) async fn next(&mut self) -> Result<Event, String> {
+    /// Those of a process that was started.
+    pub(crate) fn of(body: Incoming) -> Self {
+        Self { body, received: BytesMut::new() }
+    }
+
+    /// What happened next; `None` after the last. Fails when the stream does, or ends without having been finished.
+    pub(crate) async fn next(&mut self) -> Result<Option<Event>, String> {
         loop {
-            while let Some((flag, message)) = take(&mut self.buffer)? {
-                if let Some(event) = read(flag, &message)? {
-                    return Ok(event);
+            while let Some((flags, message)) = take(&mut self.received)? {
+                match read(flags, &message)? {
+                    Read::Event(event) => return Ok(Some(event)),
+                    Read::Last => return Ok(None),
+                    Read::Nothing => {}
                 }
             }
             match self.body.frame().await {
-                Some(Ok(frame)) => self.buffer.extend(frame.into_data().unwrap_or_default()),
+                Some(Ok(frame)) => {
+                    self.received.extend_from_slice(&frame.into_data().unwrap_or_default());
+                }
                 Some(Err(error)) => return Err(format!("the connection to the guest broke: {error}")),
-                None => return Err("the guest ended the connection before the process had ended".into()),
+                None => return Err("the guest ended the stream before its last message".into()),
             }
         }
     }
 }
 
-/// The first whole message, if there is one.
-fn take(buffer: &mut Vec<u8>) -> Result<Option<(u8, Vec<u8>)>, String> {
-    let Some(&[flag, a, b, c, d]) = buffer.first_chunk::<HEAD_BYTES>() else { return Ok(None) };
+/// The first message that is here as a whole.
+fn take(received: &mut BytesMut) -> Result<Option<(u8, Bytes)>, String> {
+    let Some(&[flags, a, b, c, d]) = received.first_chunk::<HEAD_BYTES>() else { return Ok(None) };
     let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
     if length > MAX_MESSAGE_BYTES {
         return Err(format!("the guest sent a message of {length} bytes, more than {MAX_MESSAGE_BYTES}"));
     }
-    if buffer.len() < HEAD_BYTES + length {
+    if received.len() < HEAD_BYTES + length {
         return Ok(None);
     }
-    let message = buffer.drain(..HEAD_BYTES + length).skip(HEAD_BYTES).collect();
-    Ok(Some((flag, message)))
+    received.advance(HEAD_BYTES);
+    Ok(Some((flags, received.split_to(length).freeze())))
 }
 
-/// What a message says; `None` when that is nothing.
-fn read(flag: u8, message: &[u8]) -> Result<Option<Event>, String> {
+/// What a message says.
+#[derive(Debug, PartialEq, Eq)]
+enum Read {
+    Event(Event),
+    /// There is none after it.
+    Last,
+    Nothing,
+}
+
+fn read(flags: u8, message: &[u8]) -> Result<Read, String> {
     let message: Value = serde_json::from_slice(message)
         .map_err(|error| format!("what the guest sent is no JSON: {error}"))?;
-    if flag & LAST != 0 {
-        let why = message.pointer("/error/message").and_then(Value::as_str);
-        return Err(why.map_or("the process is not followed any more".to_owned(), printable));
+    if flags & LAST != 0 {
+        return match message.get("error") {
+            None => Ok(Read::Last),
+            Some(error) => {
+                let why = error.get("message").and_then(Value::as_str);
+                Err(why.map_or_else(|| error.to_string(), printable))
+            }
+        };
     }
     let at = |path: &str| message.pointer(path);
-    let bytes = |path: &str| {
-        let text = at(path)?.as_str()?;
-        Some(BASE64_STANDARD.decode(text).map_err(|error| format!("output that the guest sent: {error}")))
-    };
     if let Some(pid) = at("/event/start/pid").and_then(Value::as_u64) {
-        return Ok(Some(Event::Started(pid)));
+        return Ok(Read::Event(Event::Started(pid)));
     }
     for (path, event) in [
-        ("/event/data/stdout", Event::Output as fn(Vec<u8>) -> Event),
+        ("/event/data/stdout", Event::Output as fn(Bytes) -> Event),
         ("/event/data/pty", Event::Output),
         ("/event/data/stderr", Event::Error),
     ] {
-        if let Some(bytes) = bytes(path) {
-            return bytes.map(|bytes| Some(event(bytes)));
+        if let Some(text) = at(path).and_then(Value::as_str) {
+            let bytes = BASE64_STANDARD.decode(text);
+            let bytes = bytes.map_err(|error| format!("output that the guest sent: {error}"))?;
+            return Ok(Read::Event(event(bytes.into())));
         }
     }
-    let Some(end) = at("/event/end") else { return Ok(None) };
+    let Some(end) = at("/event/end") else { return Ok(Read::Nothing) };
     if end.get("exited").and_then(Value::as_bool) == Some(true) {
         // Zero is left out.
-        return Ok(Some(Event::Exited(end.get("exitCode").and_then(Value::as_i64).unwrap_or(0))));
+        let status = end.get("exitCode").and_then(Value::as_i64).unwrap_or(0);
+        return Ok(Read::Event(Event::Exited(status)));
     }
     let status = end.get("status").and_then(Value::as_str).map(printable);
-    Ok(Some(Event::Ended(status.unwrap_or_default())))
+    Ok(Read::Event(Event::Ended(status.unwrap_or_default())))
 }
 
 /// What a guest says, for a terminal.
@@ -165,35 +187,39 @@ impl Input {
 mod tests {
     use super::*;
 
-    fn message(text: &str) -> Result<Option<Event>, String> {
+    fn message(text: &str) -> Result<Read, String> {
         read(0, text.as_bytes())
     }
 
     #[test]
     fn what_a_guest_sends_is_read() {
-        assert_eq!(message(r#"{"event":{"start":{"pid":7}}}"#), Ok(Some(Event::Started(7))));
-        assert_eq!(message(r#"{"event":{"data":{"stdout":"aGk="}}}"#), Ok(Some(Event::Output(b"hi".into()))));
-        assert_eq!(message(r#"{"event":{"data":{"pty":"aGk="}}}"#), Ok(Some(Event::Output(b"hi".into()))));
-        assert_eq!(message(r#"{"event":{"data":{"stderr":"aGk="}}}"#), Ok(Some(Event::Error(b"hi".into()))));
-        assert_eq!(message(r#"{"event":{"keepalive":{}}}"#), Ok(None));
-        assert_eq!(
-            message(r#"{"event":{"end":{"exited":true,"status":"exit status 0"}}}"#),
-            Ok(Some(Event::Exited(0)))
-        );
-        assert_eq!(message(r#"{"event":{"end":{"exited":true,"exitCode":3}}}"#), Ok(Some(Event::Exited(3))));
-        let killed = message(r#"{"event":{"end":{"exitCode":-1,"status":"signal: \u001b[31mkilled"}}}"#);
-        assert_eq!(killed, Ok(Some(Event::Ended("signal: [31mkilled".into()))));
+        for (text, event) in [
+            (r#"{"event":{"start":{"pid":7}}}"#, Event::Started(7)),
+            (r#"{"event":{"data":{"stdout":"aGk="}}}"#, Event::Output("hi".into())),
+            (r#"{"event":{"data":{"pty":"aGk="}}}"#, Event::Output("hi".into())),
+            (r#"{"event":{"data":{"stderr":"aGk="}}}"#, Event::Error("hi".into())),
+            (r#"{"event":{"end":{"exited":true,"status":"exit status 0"}}}"#, Event::Exited(0)),
+            (r#"{"event":{"end":{"exited":true,"exitCode":3}}}"#, Event::Exited(3)),
+            (
+                r#"{"event":{"end":{"exitCode":-1,"status":"signal: \u001b[31mkilled"}}}"#,
+                Event::Ended("signal: [31mkilled".into()),
+            ),
+        ] {
+            assert_eq!(message(text), Ok(Read::Event(event)), "{text}");
+        }
+        assert_eq!(message(r#"{"event":{"keepalive":{}}}"#), Ok(Read::Nothing));
+        assert_eq!(read(LAST, b"{}"), Ok(Read::Last));
         assert_eq!(read(LAST, br#"{"error":{"code":"internal","message":"no"}}"#), Err("no".into()));
         assert!(message("[").is_err() && message(r#"{"event":{"data":{"stdout":"?"}}}"#).is_err());
     }
 
     #[test]
     fn a_message_is_taken_when_it_is_whole() {
-        let mut buffer = vec![0, 0, 0, 0, 2, b'{'];
-        assert_eq!(take(&mut buffer), Ok(None));
-        buffer.extend(b"}\x02");
-        assert_eq!(take(&mut buffer), Ok(Some((0, b"{}".to_vec()))));
-        assert_eq!(buffer, [2]);
-        assert!(take(&mut vec![0, 255, 255, 255, 255]).is_err());
+        let mut received = BytesMut::from(&[0, 0, 0, 0, 2, b'{'][..]);
+        assert_eq!(take(&mut received), Ok(None));
+        received.extend_from_slice(b"}\x02");
+        assert_eq!(take(&mut received), Ok(Some((0, "{}".into()))));
+        assert_eq!(&received[..], [2]);
+        assert!(take(&mut BytesMut::from(&[0, 255, 255, 255, 255][..])).is_err());
     }
 }

@@ -129,7 +129,7 @@ pub(crate) fn config(options: &Up, state: &StateDir, accel: control::Accel) -> R
             PrefetchChoice::WorkingSet => control::Prefetch::WorkingSet,
             PrefetchChoice::Everything => control::Prefetch::Everything,
         },
-        dns: options.dns.clone(),
+        dns: options.dns.servers.clone(),
         max_sandboxes: options.max_sandboxes,
         memory,
         concurrent_starts,

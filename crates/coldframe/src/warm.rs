@@ -102,7 +102,7 @@ fn name(
     stage: &str,
     attempt: u32,
 ) -> Result<BuildId, String> {
-    let dns: Vec<String> = options.dns.iter().map(ToString::to_string).collect();
+    let dns: Vec<String> = options.dns.servers.iter().map(ToString::to_string).collect();
     let (id, shape, dns) = (&base.id, base.shape, dns.join(","));
     let mut inputs = format!("{RECIPE} {stage} {id} {shape:?} {identity:?} {dns}");
     if attempt > 0 {

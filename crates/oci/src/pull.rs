@@ -1,22 +1,17 @@
 //! Getting an image.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use bytes::Bytes;
+use download::receive;
 use http::Response;
-use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
 
 use crate::reference::{Reference, is_digest};
-use crate::registry::{Registry, whole};
+use crate::registry::Registry;
 
-/// For the next piece of an answer.
-const IDLE: Duration = Duration::from_secs(60);
 /// No image has more.
 const MAX_LAYERS: usize = 256;
 /// What describes an image is short.
@@ -150,8 +145,8 @@ async fn pull_from(
         (manifest, digest) = self::manifest(&mut registry, &which).await?;
     }
     let config = manifest.config.ok_or("it is no image: its manifest has no configuration")?;
-    let bytes =
-        document(&mut registry, &format!("blobs/{}", config.digest), ANYTHING, Some(&config.digest)).await?;
+    let blob = format!("blobs/{}", config.digest);
+    let (bytes, _) = document(&mut registry, &blob, ANYTHING, Some(&config.digest)).await?;
     let config: ConfigFile =
         serde_json::from_slice(&bytes).map_err(|error| format!("its configuration: {error}"))?;
     if manifest.layers.len() > MAX_LAYERS {
@@ -171,7 +166,7 @@ async fn pull_from(
         let mut file =
             File::create_new(&path).map_err(|error| format!("keeping it in {}: {error}", path.display()))?;
         let answer = registry.get(&format!("blobs/{}", layer.digest), ANYTHING).await?;
-        receive(answer, layer.size, Some(&layer.digest), &mut file).await?;
+        take(answer, layer.size, Some(&layer.digest), &mut file).await?;
         layers.push(path);
     }
     Ok(Image { name, digest, config: config.config, layers })
@@ -180,9 +175,9 @@ async fn pull_from(
 /// What a tag or a digest leads to, and the digest of that.
 async fn manifest(registry: &mut Registry, which: &str) -> Result<(Manifest, String), String> {
     let wanted = is_digest(which).then_some(which);
-    let bytes = document(registry, &format!("manifests/{which}"), MANIFESTS, wanted).await?;
+    let (bytes, digest) = document(registry, &format!("manifests/{which}"), MANIFESTS, wanted).await?;
     let manifest = serde_json::from_slice(&bytes).map_err(|error| format!("its manifest: {error}"))?;
-    Ok((manifest, digest_of(&Sha256::digest(&bytes))))
+    Ok((manifest, digest))
 }
 
 async fn document(
@@ -190,11 +185,11 @@ async fn document(
     path: &str,
     accept: &str,
     digest: Option<&str>,
-) -> Result<Vec<u8>, String> {
+) -> Result<(Vec<u8>, String), String> {
     let answer = registry.get(path, accept).await?;
     let mut bytes = Vec::new();
-    receive(answer, MAX_DOCUMENT_BYTES, digest, &mut bytes).await?;
-    Ok(bytes)
+    let digest = take(answer, MAX_DOCUMENT_BYTES, digest, &mut bytes).await?;
+    Ok((bytes, digest))
 }
 
 /// Of an index, the image for this kind of machine.
@@ -214,35 +209,18 @@ fn choose(choices: &[Choice]) -> Result<String, String> {
     }
 }
 
-/// Writes a body of at most `limit` bytes, which has this digest.
-async fn receive(
+/// Writes a body of at most `limit` bytes, which has this digest. The digest that it has.
+async fn take(
     answer: Response<Incoming>,
     limit: u64,
     digest: Option<&str>,
     into: &mut impl Write,
-) -> Result<(), String> {
-    let (mut body, mut length, mut hash) = (answer.into_body(), 0_u64, Sha256::new());
-    loop {
-        let frame = tokio::time::timeout(IDLE, body.frame()).await;
-        let Some(frame) = frame.map_err(|_| format!("nothing more came within {IDLE:?}"))? else { break };
-        let data: Bytes = frame.map_err(|error| whole(&error))?.into_data().unwrap_or_default();
-        length += data.len() as u64;
-        if length > limit {
-            return Err(format!("what came is longer than {limit} bytes"));
-        }
-        hash.update(&data);
-        into.write_all(&data).map_err(|error: io::Error| format!("keeping what came: {error}"))?;
-    }
-    let found = digest_of(&hash.finalize());
+) -> Result<String, String> {
+    let found = format!("sha256:{}", receive(answer, limit, into).await?);
     match digest {
         Some(wanted) if wanted != found => Err(format!("what came is {found}, and {wanted} was asked for")),
-        _ => Ok(()),
+        _ => Ok(found),
     }
-}
-
-fn digest_of(hash: &[u8]) -> String {
-    let digits: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("sha256:{digits}")
 }
 
 #[cfg(test)]

@@ -2,33 +2,29 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::{ACCEPT, AUTHORIZATION, LOCATION, WWW_AUTHENTICATE};
-use http::{HeaderValue, Request, Response, StatusCode, Uri};
-use http_body_util::{BodyExt, Empty, Limited};
+use download::{Https, Plain, receive};
+use http::header::{LOCATION, WWW_AUTHENTICATE};
+use http::{HeaderValue, Response, StatusCode, Uri};
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
 use serde::Deserialize;
 
 use crate::challenge::{self, Challenge};
 use crate::credentials;
 use crate::reference::Reference;
 
-/// For a connection and the head of an answer.
+/// For what an answer says of why not.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Registries send to where things are kept, which may send on.
 const MAX_REDIRECTS: usize = 5;
 /// A token is longer than one would think, and still short.
-const MAX_TOKEN_BYTES: usize = 1 << 20;
+const MAX_TOKEN_BYTES: u64 = 1 << 20;
 /// What is read of an answer that says why not.
 const MAX_COMPLAINT_BYTES: usize = 1 << 10;
 
 /// A registry, for one image.
 pub(crate) struct Registry {
-    client: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
+    client: Https,
     reference: Reference,
     /// What it accepts by now.
     authorization: Option<HeaderValue>,
@@ -42,15 +38,8 @@ struct Token {
 
 impl Registry {
     pub(crate) fn new(reference: Reference) -> Result<Self, String> {
-        let tls = HttpsConnectorBuilder::new().with_native_roots();
-        let tls = tls.map_err(|error| format!("reading the certificates that this host trusts: {error}"))?;
         // Without TLS only to this host, and only there.
-        let connector = if reference.is_here() {
-            tls.https_or_http().enable_http1()
-        } else {
-            tls.https_only().enable_http1()
-        };
-        let client = Client::builder(TokioExecutor::new()).build(connector.build());
+        let client = Https::new(if reference.is_here() { Plain::AsAsked } else { Plain::Never })?;
         Ok(Self { client, reference, authorization: None })
     }
 
@@ -59,10 +48,10 @@ impl Registry {
         let scheme = if self.reference.is_here() { "http" } else { "https" };
         let uri = format!("{scheme}://{}/v2/{}/{path}", self.reference.registry, self.reference.name);
         let uri: Uri = uri.parse().map_err(|error| format!("{uri}: {error}"))?;
-        let mut answer = self.ask(uri.clone(), accept, self.authorization.clone()).await?;
+        let mut answer = self.client.get(&uri, accept, self.authorization.clone()).await?;
         if answer.status() == StatusCode::UNAUTHORIZED && self.authorization.is_none() {
             self.authorization = Some(self.introduce(&answer).await?);
-            answer = self.ask(uri.clone(), accept, self.authorization.clone()).await?;
+            answer = self.client.get(&uri, accept, self.authorization.clone()).await?;
         }
         let mut at = uri;
         for _ in 0..MAX_REDIRECTS {
@@ -73,7 +62,7 @@ impl Registry {
             let to = target(&at, to.ok_or("it sends elsewhere and does not say where")?)?;
             // Whoever keeps things for a registry is not to know how we get them there.
             let ours = to.authority() == at.authority() && to.scheme() == at.scheme();
-            answer = self.ask(to.clone(), accept, self.authorization.clone().filter(|_| ours)).await?;
+            answer = self.client.get(&to, accept, self.authorization.clone().filter(|_| ours)).await?;
             at = to;
         }
         if answer.status() == StatusCode::OK {
@@ -86,22 +75,6 @@ impl Registry {
             body.ok().and_then(Result::ok).map(http_body_util::Collected::to_bytes).unwrap_or_default();
         let text: String = String::from_utf8_lossy(&body).chars().filter(|c| !c.is_control()).collect();
         Err(format!("{at} answers {status} {text}"))
-    }
-
-    async fn ask(
-        &self,
-        uri: Uri,
-        accept: &str,
-        authorization: Option<HeaderValue>,
-    ) -> Result<Response<Incoming>, String> {
-        let mut request = Request::get(uri.clone()).header(ACCEPT, accept);
-        if let Some(value) = authorization {
-            request = request.header(AUTHORIZATION, value);
-        }
-        let request = request.body(Empty::new()).map_err(|error| format!("{uri}: {error}"))?;
-        let answer = tokio::time::timeout(PATIENCE, self.client.request(request)).await;
-        let answer = answer.map_err(|_| format!("{uri} does not answer within {PATIENCE:?}"))?;
-        answer.map_err(|error| format!("{uri}: {}", whole(&error)))
     }
 
     /// Says who we are, as the registry wants to hear it.
@@ -128,15 +101,15 @@ impl Registry {
                 let uri = format!("{realm}{separator}{}", query.join("&"));
                 let uri: Uri = uri.parse().map_err(|error| format!("{realm}: {error}"))?;
                 let known = known.map(sensitive).transpose()?;
-                let answer = self.ask(uri, "application/json", known).await?;
+                let answer = self.client.get(&uri, "application/json", known).await?;
                 if answer.status() != StatusCode::OK {
                     let status = answer.status();
                     return Err(format!("{realm} gives no token: {status}; try `docker login {registry}`"));
                 }
-                let body = Limited::new(answer.into_body(), MAX_TOKEN_BYTES).collect();
-                let body = tokio::time::timeout(PATIENCE, body).await;
-                let body = body.map_err(|_| format!("{realm} does not answer within {PATIENCE:?}"))?;
-                let body = body.map_err(|error| format!("{realm}: {error}"))?.to_bytes();
+                let mut body = Vec::new();
+                receive(answer, MAX_TOKEN_BYTES, &mut body)
+                    .await
+                    .map_err(|error| format!("{realm}: {error}"))?;
                 let token: Token = serde_json::from_slice(&body)
                     .map_err(|error| format!("{realm} gives no token: {error}"))?;
                 sensitive(format!("Bearer {}", token.token))
@@ -159,17 +132,6 @@ fn target(from: &Uri, to: &str) -> Result<Uri, String> {
         Some("http") if from.scheme_str() == Some("http") => Ok(uri),
         _ => Err(format!("it sends to {to}, where anybody could listen")),
     }
-}
-
-/// An error with its causes.
-pub(crate) fn whole(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text += &format!(": {error}");
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

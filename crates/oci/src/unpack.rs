@@ -11,7 +11,7 @@ use flate2::bufread::MultiGzDecoder;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use tar::{Archive, EntryType};
 
-use crate::registry::whole;
+use download::whole;
 
 /// How the names of files begin that say what of the layers below is gone.
 const WHITEOUT: &[u8] = b".wh.";

@@ -6,7 +6,6 @@ mod checkpoint;
 mod create;
 mod depth;
 mod envd;
-mod events;
 mod fork;
 mod gdb;
 mod handover;

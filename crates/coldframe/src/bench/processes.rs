@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::events::{Event, Events};
 use super::report::{Samples, bar};
+use crate::exec::{Event, Events};
 use crate::http::{Connection, as_user};
 
 const PROCESSES: usize = 1000;

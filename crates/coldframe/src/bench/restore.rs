@@ -155,10 +155,6 @@ impl Build {
     /// A machine that waits for the build's state, without any confinement. What it prints is lost.
     fn machine(&self, store: &Path, preload: Preload) -> Result<Machine, String> {
         let shape = self.manifest.shape;
-        let accel = match self.manifest.vmm.accel.as_str() {
-            "kvm" => vmm::Accel::Kvm,
-            _ => vmm::Accel::Tcg,
-        };
         let (console, theirs) = UnixStream::pair().map_err(text)?;
         // Ends with the VMM.
         spawn("console", move || drop(io::copy(&mut &console, &mut io::sink())))?;
@@ -170,7 +166,7 @@ impl Build {
             tap: Some(network::open_tap().map_err(text)?),
             mac: guest::GUEST_MAC,
             console: theirs.into(),
-            accel,
+            accel: crate::builds::accel_of(&self.manifest)?,
             program: None,
             confinement: Confinement::default(),
         })

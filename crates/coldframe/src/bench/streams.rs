@@ -6,8 +6,8 @@ use std::time::Instant;
 use futures_util::future::try_join_all;
 
 use super::envd::rate;
-use super::events::{Event, Events};
 use super::report::bar;
+use crate::exec::{Event, Events};
 use crate::http::{Connection, as_user};
 
 const STREAMS: u64 = 64;
@@ -39,8 +39,8 @@ async fn follow(address: SocketAddr, first: u64) -> Result<usize, String> {
                 bytes += output.len();
                 counted.hear(&output)?;
             }
-            Event::Ended(code) => ended = Some(code),
-            Event::Started(_) | Event::Other => {}
+            Event::Exited(code) => ended = Some(code),
+            Event::Started(_) | Event::Error(_) | Event::Ended(_) => {}
         }
     }
     if ended == Some(0) && counted.next == first + LINES && counted.begun.is_empty() {

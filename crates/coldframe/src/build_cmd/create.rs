@@ -55,6 +55,7 @@ pub(super) fn run(options: &BuildCreate) -> Outcome {
         prefetch: Prefetch::WorkingSet,
         way: WayBack::Best,
         workshop: options.place.number,
+        dns: options.dns.servers.clone(),
         vmm: None,
         egress: !options.no_egress,
     };

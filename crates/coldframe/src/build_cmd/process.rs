@@ -107,8 +107,8 @@ async fn follow(
     mut typing: Option<(Connection, Input)>,
 ) -> Result<u8, String> {
     let mut typist = None;
-    loop {
-        match events.next().await? {
+    while let Some(event) = events.next().await? {
+        match event {
             Event::Started(pid) => {
                 if let Some((connection, input)) = typing.take() {
                     // Ends with this process, at the latest.
@@ -130,6 +130,7 @@ async fn follow(
             }
         }
     }
+    Err("it is not known how it ended".into())
 }
 
 fn show(into: &mut impl Write, bytes: &[u8]) -> Result<(), String> {

@@ -26,7 +26,7 @@ use super::image;
 use super::machine::Machine;
 use super::port::{self, Wanted};
 use crate::Outcome;
-use crate::builds::{BASE, LocalBuilds};
+use crate::builds::{BASE, LocalBuilds, accel_of, control_accel};
 use crate::reach::Reach;
 use crate::state::StateDir;
 use crate::workshop::Workshop;
@@ -85,11 +85,7 @@ impl Source {
     fn accel(&self) -> Result<Accel, String> {
         match self {
             Self::Directory(directory) => Ok(directory.accel),
-            Self::Build(manifest) => match manifest.vmm.accel.as_str() {
-                "tcg" => Ok(Accel::Tcg),
-                "kvm" => Ok(Accel::Kvm),
-                other => Err(format!("build {} is of a machine that runs on {other}", manifest.id)),
-            },
+            Self::Build(manifest) => Ok(control_accel(accel_of(manifest)?)),
         }
     }
 }
@@ -103,6 +99,8 @@ pub(super) struct Settings {
     pub(super) workshop: Option<u16>,
     /// The VMM, in place of the usual one.
     pub(super) vmm: Option<PathBuf>,
+    /// Name servers of those that boot.
+    pub(super) dns: Vec<Ipv4Addr>,
     /// Whether they reach the internet.
     pub(super) egress: bool,
 }
@@ -169,7 +167,7 @@ impl Workbench {
             accel: source.accel()?,
             vmm: settings.vmm.clone(),
             prefetch: settings.prefetch,
-            dns: vec![Ipv4Addr::new(1, 1, 1, 1), Ipv4Addr::new(8, 8, 8, 8)],
+            dns: settings.dns.clone(),
             max_sandboxes: 1,
             memory: MiB(source.shape().memory.0.saturating_add(OVERHEAD.0)),
             concurrent_starts: 1,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::{Gdb, State};
+use super::{Dns, Gdb, State};
 use crate::workshop::MAX_PLACES;
 
 #[derive(Debug, Subcommand)]
@@ -87,6 +87,8 @@ pub(crate) struct BuildCreate {
     #[arg(long)]
     pub(crate) no_egress: bool,
     #[command(flatten)]
+    pub(crate) dns: Dns,
+    #[command(flatten)]
     pub(crate) place: Workshop,
     /// What it is called, as a snapshot.
     #[arg(long)]
@@ -147,6 +149,8 @@ pub(crate) struct Resume {
     /// 5007, or when that is taken, any.
     #[arg(long, value_name = "PORT")]
     pub(crate) proxy_port: Option<NonZeroU16>,
+    #[command(flatten)]
+    pub(crate) dns: Dns,
     #[command(flatten)]
     pub(crate) place: Workshop,
     /// Hold it before its first instruction and hand it to gdb. It reaches nothing.

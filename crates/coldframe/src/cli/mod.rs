@@ -117,15 +117,23 @@ pub(crate) struct Up {
     /// How long a guest may take to boot.
     #[arg(long, env = "COLDFRAME_READY_TIMEOUT", default_value_t = 50, value_name = "SECONDS")]
     pub(crate) ready_timeout: u64,
+    #[command(flatten)]
+    pub(crate) dns: Dns,
+}
+
+/// Whom guests ask for names.
+#[derive(Debug, Args)]
+pub(crate) struct Dns {
     /// Name servers of the guests.
     #[arg(
-        long,
+        id = "dns",
+        long = "dns",
         env = "COLDFRAME_DNS",
         value_delimiter = ',',
         default_value = "1.1.1.1,8.8.8.8",
         value_name = "IP"
     )]
-    pub(crate) dns: Vec<std::net::Ipv4Addr>,
+    pub(crate) servers: Vec<std::net::Ipv4Addr>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

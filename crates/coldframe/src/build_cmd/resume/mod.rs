@@ -39,6 +39,7 @@ pub(super) fn run(options: &Resume) -> Outcome {
         prefetch: if options.no_prefetch { Prefetch::Nothing } else { Prefetch::WorkingSet },
         way: if options.reboot { WayBack::Reboot } else { WayBack::Best },
         workshop: options.place.number,
+        dns: options.dns.servers.clone(),
         vmm: options.gdb_vmm.clone(),
         egress: !(options.no_egress || options.gdb),
     };
